@@ -1,0 +1,1 @@
+"""The node agent: fetch, verify, check, switch, serve."""

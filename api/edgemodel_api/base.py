@@ -1,0 +1,56 @@
+"""The base of all API types: camelCase names, unknown fields refused, and rules that hold in Python and in CEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+
+
+class Rule(NamedTuple):
+    """One cross-field rule, said twice so that the API server and the command line refuse the same manifests.
+
+    `cel` goes into the CRD as an `x-kubernetes-validations` rule; `holds` is the same test in Python.
+    A table test runs both over the same manifests.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+
+
+class ApiModel(BaseModel):
+    """Immutable, strict about unknown fields, written as camelCase JSON."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_enum_values=False,
+        ser_json_inf_nan="null",
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in type(self).rules:
+            if not rule.holds(self):
+                raise ValueError(rule.message)
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, camelCase, without fields that are None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with `changes` applied and validated again."""
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class StatusModel(ApiModel):
+    """Status and contract types: unknown fields are ignored, so that an older reader survives a newer writer."""
+
+    model_config = ConfigDict(extra="ignore")

@@ -1,0 +1,389 @@
+"""The `EdgeModel` spec: what a user declares. Status lives in `edgemodel_status`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from . import quantities as q
+from .base import ApiModel, Rule
+from .edgemodel_status import EdgeModelStatus
+from .meta import ObjectMeta
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[a-f0-9]{64}$")]
+Uri = Annotated[str, StringConstraints(pattern=r"^(https|oci|oci-layout|s3|pvc|file):.+$", max_length=2048)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+REMOTE_SCHEMES = ("https:", "oci:", "s3:")
+
+
+class Metric(StrEnum):
+    """How quality is judged against labels."""
+
+    TOP1 = "Top1"
+    TOPK = "TopK"
+    MEAN_SQUARED_ERROR = "MeanSquaredError"
+    F1 = "F1"
+    COSINE = "Cosine"
+
+
+class Objective(StrEnum):
+    """What is best among the candidates that keep the budget."""
+
+    SMALLEST = "Smallest"
+    FASTEST = "Fastest"
+
+
+class Format(StrEnum):
+    """File formats that edge frameworks load."""
+
+    ONNX = "ONNX"
+    TFLITE = "TFLite"
+    COREML = "CoreML"
+
+
+class SecretRef(ApiModel):
+    """The name of a Secret in the same namespace."""
+
+    name: Name
+
+
+class RemoteFile(ApiModel):
+    """A file by URI. Remote ones carry their sha256, so that the same manifest always means the same bytes."""
+
+    uri: Uri
+    sha256: Sha256 | None = None
+    credentials_secret_ref: SecretRef | None = None
+    rules = (
+        Rule(
+            "!['https:', 'oci:', 's3:'].exists(p, self.uri.startsWith(p)) || has(self.sha256)",
+            "sha256 is required for https, oci and s3 URIs: add the hex digest of the file (sha256sum FILE)",
+            lambda s: not s.uri.startswith(REMOTE_SCHEMES) or s.sha256 is not None,
+        ),
+    )
+
+
+class Source(RemoteFile):
+    """The trained model."""
+
+
+class CalibrationData(RemoteFile):
+    """`.npz` whose arrays are named as the model's inputs, first axis = samples."""
+
+
+class ValidationData(RemoteFile):
+    """`.npz` with the inputs and, where there are labels, an array of them."""
+
+    labels: Name | None = Field(
+        None, description="Name of the label array in the file; absent: agreement with the source is measured."
+    )
+    metric: Metric = Metric.TOP1
+    k: int = Field(5, ge=1, le=1000, description="For TopK.")
+    output: Name | None = Field(None, description="Name of the model output that is judged; absent: the first.")
+
+
+class Data(ApiModel):
+    """Data that compression may use."""
+
+    calibration: CalibrationData | None = None
+    validation: ValidationData | None = None
+
+
+class Budget(ApiModel):
+    """Limits that no accepted variant may break. Quality drop is relative to the source's quality."""
+
+    max_quality_drop: q.Percent = "1%"
+    max_size: q.Quantity | None = Field(None, description="Stored (downloaded) bytes of the model layer.")
+    max_latency: q.Duration | None = Field(None, description="Median latency of one inference.")
+    max_memory: q.Quantity | None = Field(None, description="Peak resident memory of a process that serves the model.")
+    max_slowdown: q.Slowdown = Field("0%", description="Median latency over the source's, on the same CPU.")
+
+
+class PruneMethod(StrEnum):
+    """Which weights go first."""
+
+    MIN_ABSOLUTE = "MinAbsolute"
+    MAX_RELATIVE = "MaxRelative"
+
+
+class Granularity(StrEnum):
+    """The set of weights within which the sparsity target holds."""
+
+    TENSOR = "Tensor"
+    GLOBAL = "Global"
+    CHANNEL = "Channel"
+
+
+class Exclude(ApiModel):
+    """Nodes that a step leaves alone."""
+
+    ops: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    nodes: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+
+
+class PruneStep(ApiModel):
+    """Set weights to zero."""
+
+    method: PruneMethod = PruneMethod.MIN_ABSOLUTE
+    sparsity: q.Percent
+    granularity: Granularity = Granularity.TENSOR
+    exclude: Exclude = Exclude()
+
+
+class Scope(StrEnum):
+    """Global: every float that has an integer kernel. Local: part of them."""
+
+    GLOBAL = "Global"
+    LOCAL = "Local"
+
+
+class Precision(StrEnum):
+    """Stored type of the quantized numbers."""
+
+    INT8 = "Int8"
+    INT4 = "Int4"
+    FLOAT16 = "Float16"
+
+
+class Activations(StrEnum):
+    """Static: ranges from calibration. Dynamic: ranges at run time. None: weights only."""
+
+    STATIC = "Static"
+    DYNAMIC = "Dynamic"
+    NONE = "None"
+
+
+class Include(ApiModel):
+    """Nodes that a Local step works on; empty means that measured sensitivity chooses."""
+
+    ops: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    nodes: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+
+
+class QuantizeStep(ApiModel):
+    """Store (and compute) floats as small numbers."""
+
+    scope: Scope = Scope.GLOBAL
+    precision: Precision = Precision.INT8
+    activations: Activations = Activations.STATIC
+    include: Include = Include()
+    exclude: Exclude = Exclude()
+    rules = (
+        Rule(
+            "self.scope == 'Local' || !(has(self.include) && (has(self.include.ops) && size(self.include.ops) > 0"
+            " || has(self.include.nodes) && size(self.include.nodes) > 0))",
+            "include goes with scope: Local; with scope: Global use exclude",
+            lambda s: s.scope is Scope.LOCAL or not (s.include.ops or s.include.nodes),
+        ),
+        Rule(
+            "self.precision == 'Int8' || self.activations != 'Dynamic'",
+            "activations: Dynamic needs precision: Int8",
+            lambda s: s.precision is Precision.INT8 or s.activations is not Activations.DYNAMIC,
+        ),
+    )
+
+
+class DistillMethod(StrEnum):
+    """Knowledge: soft targets. Parameter: the teacher's weights are transferred."""
+
+    KNOWLEDGE = "Knowledge"
+    PARAMETER = "Parameter"
+
+
+class Student(ApiModel):
+    """The smaller network: a file, or derived from the teacher."""
+
+    uri: Uri | None = None
+    sha256: Sha256 | None = None
+    width: q.Percent | None = None
+    rules = (
+        Rule(
+            "has(self.uri) != has(self.width)",
+            "student takes either uri or width",
+            lambda s: (s.uri is None) != (s.width is None),
+        ),
+    )
+
+
+class DistillStep(ApiModel):
+    """Train a student on the teacher."""
+
+    method: DistillMethod = DistillMethod.KNOWLEDGE
+    temperature: q.DecimalString = "4"
+    student: Student
+
+
+class Step(ApiModel):
+    """One compression step: exactly one of its fields is set."""
+
+    distill: DistillStep | None = None
+    prune: PruneStep | None = None
+    quantize: QuantizeStep | None = None
+    rules = (
+        Rule(
+            "[has(self.distill), has(self.prune), has(self.quantize)].filter(x, x).size() == 1",
+            "each step has exactly one of distill, prune, quantize",
+            lambda s: sum(x is not None for x in (s.distill, s.prune, s.quantize)) == 1,
+        ),
+    )
+
+
+class Compression(ApiModel):
+    """What may be done to the model, and within which limits."""
+
+    objective: Objective = Objective.SMALLEST
+    budget: Budget = Budget()
+    steps: Annotated[tuple[Step, ...], Field(max_length=16)] | None = Field(
+        None, description="Applied in order; absent: searched for, within the budget."
+    )
+
+
+class LabelSelectorRequirement(ApiModel):
+    """As in core/v1."""
+
+    key: Name
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: Annotated[tuple[str, ...], Field(max_length=256)] = ()
+
+
+class LabelSelector(ApiModel):
+    """As in core/v1; empty selects every node that runs the agent."""
+
+    match_labels: dict[str, str] = Field(default_factory=dict)
+    match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=64)] = ()
+
+    def matches(self, labels: dict[str, str]) -> bool:
+        """Whether an object with these labels is selected."""
+        for key, value in self.match_labels.items():
+            if labels.get(key) != value:
+                return False
+        for r in self.match_expressions:
+            present = r.key in labels
+            if r.operator == "Exists" and not present:
+                return False
+            if r.operator == "DoesNotExist" and present:
+                return False
+            if r.operator == "In" and (not present or labels[r.key] not in r.values):
+                return False
+            if r.operator == "NotIn" and present and labels[r.key] in r.values:
+                return False
+        return True
+
+
+class NodePool(ApiModel):
+    """The nodes that get the model."""
+
+    selector: LabelSelector = LabelSelector()
+
+
+class Wave(ApiModel):
+    """A cumulative share of the pool, and how long it must stay good before the next wave."""
+
+    nodes: Annotated[int, Field(ge=1, le=100_000)] | q.Percent
+    soak: q.Duration = "0s"
+
+
+class Window(ApiModel):
+    """When nodes may switch."""
+
+    schedule: Name
+    duration: q.Duration
+    time_zone: str = "UTC"
+
+
+class Analysis(ApiModel):
+    """A Prometheus query that must hold during a wave."""
+
+    name: Name
+    query: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    success_condition: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    interval: q.Duration = "30s"
+    failure_limit: int = Field(0, ge=0, le=1000)
+
+
+class Approval(StrEnum):
+    """Automatic: waves follow by themselves. Manual: each waits for a person."""
+
+    AUTOMATIC = "Automatic"
+    MANUAL = "Manual"
+
+
+class Rollout(ApiModel):
+    """How a revision walks across the pool."""
+
+    waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=32)] = (
+        Wave(nodes=1, soak="30s"),
+        Wave(nodes="25%", soak="30s"),
+        Wave(nodes="100%"),
+    )
+    max_unavailable: Annotated[int, Field(ge=1, le=100_000)] | q.Percent = "10%"
+    max_failures: Annotated[int, Field(ge=0, le=100_000)] | q.Percent = "5%"
+    approval: Approval = Approval.AUTOMATIC
+    windows: Annotated[tuple[Window, ...], Field(max_length=16)] = ()
+    analysis: Annotated[tuple[Analysis, ...], Field(max_length=16)] = Field(
+        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+    )
+
+
+class Golden(ApiModel):
+    """How far a node's answers may be from the source's, on the golden cases."""
+
+    tolerance: q.Percent | None = Field(
+        None, description="Relative error (L2 norm); absent: derived from what was measured at compression."
+    )
+
+
+class HealthCheck(ApiModel):
+    """What a node must pass before it switches."""
+
+    golden: Golden = Golden()
+    max_latency_p99: q.Duration | None = Field(None, alias="maxLatencyP99")
+    max_memory: q.Quantity | None = None
+    timeout: q.Duration = "60s"
+
+
+class ServingMode(StrEnum):
+    """Server: a process answers over HTTP. Files: the model is only laid down on disk."""
+
+    SERVER = "Server"
+    FILES = "Files"
+
+
+class Serving(ApiModel):
+    """How nodes offer the model to applications."""
+
+    mode: ServingMode = ServingMode.SERVER
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="Absent: the agent picks a free one and keeps it."
+    )
+
+
+class EdgeModelSpec(ApiModel):
+    """What the user wants."""
+
+    source: Source
+    data: Data = Data()
+    compression: Compression = Compression()
+    formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=3)] = Field(
+        (Format.ONNX,), json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    node_pool: NodePool = NodePool()
+    rollout: Rollout = Rollout()
+    health_check: HealthCheck = HealthCheck()
+    serving: Serving = Serving()
+
+
+class EdgeModel(ApiModel):
+    """A model, how it may be compressed, and the nodes that get it."""
+
+    api_version: Literal["edgemodel.dev/v1alpha1"]
+    kind: Literal["EdgeModel"]
+    metadata: ObjectMeta
+    spec: EdgeModelSpec
+    status: EdgeModelStatus = EdgeModelStatus()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"

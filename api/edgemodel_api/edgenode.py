@@ -1,0 +1,188 @@
+"""`EdgeNode`: one per machine. The operator writes `spec`, the node's agent writes `status`, and nobody both."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from .base import StatusModel
+from .edgemodel import Budget, HealthCheck, Serving
+from .hardware import Hardware
+from .meta import ObjectMeta
+
+#: A node whose last report is older than this is offline.
+OFFLINE_AFTER_SECONDS = 60.0
+
+
+class Swap(StrEnum):
+    """Prefetch: download and verify only. Activate: check and switch too."""
+
+    PREFETCH = "Prefetch"
+    ACTIVATE = "Activate"
+
+
+class ArtifactTarget(StatusModel):
+    """One variant of one revision, by digest."""
+
+    revision: str
+    reference: str = Field(
+        description="`oci://host/repo` or `oci-layout:///dir`; the manifest is fetched by `digest` from it."
+    )
+    digest: str = Field(description="Digest of the variant's manifest.")
+    variant: str
+    size_bytes: int = Field(0, description="Stored bytes, for the fit check.")
+    file_bytes: int = Field(0, description="Expanded bytes, for the fit check.")
+
+
+class AssignedModel(StatusModel):
+    """What the operator wants this node to serve. `attempt` grows when a failed target shall be tried again."""
+
+    namespace: str
+    name: str
+    target: ArtifactTarget
+    swap: Swap = Swap.ACTIVATE
+    attempt: int = 1
+    serving: Serving = Serving()
+    health_check: HealthCheck = HealthCheck()
+    budget: Budget = Budget()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name` of the EdgeModel."""
+        return f"{self.namespace}/{self.name}"
+
+
+class AssignedTrial(StatusModel):
+    """Candidates that this node shall measure; the first one is the source, the yardstick."""
+
+    namespace: str
+    name: str
+    revision: str
+    candidates: tuple[ArtifactTarget, ...]
+    health_check: HealthCheck = HealthCheck()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name` of the EdgeModel."""
+        return f"{self.namespace}/{self.name}"
+
+
+class EdgeNodeSpec(StatusModel):
+    """Desired state."""
+
+    models: tuple[AssignedModel, ...] = Field(
+        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["namespace", "name"]}
+    )
+    trials: tuple[AssignedTrial, ...] = Field(
+        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["namespace", "name"]}
+    )
+
+
+class TargetState(StrEnum):
+    """How far the assigned target is on this node."""
+
+    PENDING = "Pending"
+    DOWNLOADING = "Downloading"
+    DOWNLOADED = "Downloaded"
+    CHECKING = "Checking"
+    SERVING = "Serving"
+    FAILED = "Failed"
+
+
+class Measured(StatusModel):
+    """What a check or a trial measured, on this node. Decimal strings for fractions."""
+
+    latency_median_seconds: str | None = None
+    latency_p99_seconds: str | None = None
+    peak_memory_bytes: int | None = None
+    golden_error: str | None = Field(None, description="Largest relative L2 error against the source's outputs.")
+    golden_agreement: str | None = Field(None, description="Share of golden cases with the same arg max as the source.")
+
+
+class RunningModel(StatusModel):
+    """What answers requests now."""
+
+    revision: str
+    variant: str
+    digest: str
+    since: datetime
+    endpoint: str = ""
+
+
+class ModelStatus(StatusModel):
+    """One model on this node: the assigned target's progress, and what runs meanwhile."""
+
+    namespace: str
+    name: str
+    revision: str = Field(description="Revision of the target that `state` speaks of.")
+    variant: str = ""
+    digest: str = ""
+    attempt: int = 1
+    state: TargetState = TargetState.PENDING
+    reason: str = ""
+    message: str = ""
+    changed_at: datetime | None = None
+    downloaded_bytes: int = 0
+    download_seconds: str | None = None
+    download_retries: int = 0
+    restarts: int = 0
+    measured: Measured | None = None
+    running: RunningModel | None = None
+
+    @property
+    def key(self) -> str:
+        """`namespace/name` of the EdgeModel."""
+        return f"{self.namespace}/{self.name}"
+
+
+class TrialResult(StatusModel):
+    """One candidate on this node's hardware."""
+
+    digest: str
+    variant: str
+    passed: bool
+    reason: str = ""
+    message: str = ""
+    measured: Measured | None = None
+
+
+class TrialStatus(StatusModel):
+    """Results of a trial; `done` when every candidate has one."""
+
+    namespace: str
+    name: str
+    revision: str
+    done: bool = False
+    results: tuple[TrialResult, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name` of the EdgeModel."""
+        return f"{self.namespace}/{self.name}"
+
+
+class EdgeNodeStatus(StatusModel):
+    """Written by the agent alone."""
+
+    observed_generation: int = 0
+    hardware: Hardware | None = None
+    runtimes: dict[str, str] = Field(default_factory=dict, description="Runtime name to version.")
+    agent_version: str = ""
+    disk_free_bytes: int = 0
+    memory_free_bytes: int = 0
+    last_report_time: datetime | None = None
+    models: tuple[ModelStatus, ...] = ()
+    trials: tuple[TrialStatus, ...] = ()
+
+
+class EdgeNode(StatusModel):
+    """A machine that runs the agent; cluster-scoped, named as its Node."""
+
+    api_version: Literal["edgemodel.dev/v1alpha1"] = "edgemodel.dev/v1alpha1"
+    kind: Literal["EdgeNode"] = "EdgeNode"
+    metadata: ObjectMeta
+    spec: EdgeNodeSpec = EdgeNodeSpec()
+    status: EdgeNodeStatus = EdgeNodeStatus()

@@ -1,0 +1,90 @@
+"""The contract of the compression Job: a JSON file in, progress lines on standard output, a termination message out.
+
+`python -m edgemodel_compressor --job FILE --result FILE`: exit code 0 succeeded, 1 refused by a gate, 2 invalid
+input, 3 failed for another reason (worth another try). The result file is at most 4096 bytes, Kubernetes' limit.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from .base import StatusModel
+from .edgemodel import Compression, Data, Format, HealthCheck, Source
+from .hardware import HardwareClass
+
+RESULT_LIMIT_BYTES = 4096
+
+
+class JobSpec(StatusModel):
+    """Everything the compressor needs to know."""
+
+    namespace: str
+    name: str
+    revision: str
+    source: Source
+    data: Data = Data()
+    compression: Compression = Compression()
+    formats: tuple[Format, ...] = (Format.ONNX,)
+    health_check: HealthCheck = HealthCheck()
+    platforms: tuple[str, ...]
+    output: str
+    """`oci://host/repo` or `oci-layout:///dir`: where the index goes, tagged with the revision."""
+    base_dir: str = "."
+    """Folder against which relative `file:` URIs are resolved."""
+    work_dir: str | None = None
+    max_source_bytes: int = 2 * 2**30
+    seed: int = 0
+
+
+class Outcome(StrEnum):
+    """How the Job ended."""
+
+    SUCCEEDED = "Succeeded"
+    REFUSED = "Refused"
+    INVALID = "Invalid"
+    FAILED = "Failed"
+
+
+class SourceSummary(StatusModel):
+    """The yardstick."""
+
+    size_bytes: int
+    quality: float | None = None
+    latency_median_seconds: float | None = None
+
+
+class VariantSummary(StatusModel):
+    """One manifest of the index (or a refused candidate: `digest` is then None)."""
+
+    platform: str
+    name: str
+    digest: str | None = None
+    size_bytes: int = 0
+    file_bytes: int = 0
+    quality: float | None = None
+    latency_median_seconds: float | None = None
+    accepted: bool = True
+    reason: str = ""
+    hardware_classes: tuple[HardwareClass, ...] = ()
+
+
+class JobResult(StatusModel):
+    """The termination message. `variants` of a succeeded Job: source first, then by objective."""
+
+    outcome: Outcome
+    reason: str = ""
+    message: str = ""
+    digest: str | None = None
+    reference: str | None = None
+    report_digest: str | None = None
+    source: SourceSummary | None = None
+    variants: tuple[VariantSummary, ...] = ()
+
+
+class Progress(StatusModel):
+    """One line of JSON on the Job's standard output. `total` 0: unknown."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    message: str = ""

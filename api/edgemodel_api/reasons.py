@@ -1,0 +1,47 @@
+"""Condition types and reasons: constants, so that people can alert on them. CamelCase, never renamed."""
+
+from __future__ import annotations
+
+# Condition types of EdgeModel.
+READY = "Ready"
+RECONCILING = "Reconciling"
+STALLED = "Stalled"
+COMPRESSED = "Compressed"
+TRIALED = "Trialed"
+ROLLED_OUT = "RolledOut"
+
+# Reasons.
+ACCEPTED = "Accepted"
+COMPRESSING = "Compressing"
+COMPRESSION_SUCCEEDED = "CompressionSucceeded"
+COMPRESSION_FAILED = "CompressionFailed"
+BUDGET_EXCEEDED = "BudgetExceeded"
+INVALID_INPUT = "InvalidInput"
+NOT_SUPPORTED = "NotSupported"
+NO_NODES = "NoNodes"
+NO_PLATFORM = "NoPlatform"
+TRIALING = "Trialing"
+TRIAL_SUCCEEDED = "TrialSucceeded"
+TRIAL_FAILED = "TrialFailed"
+ROLLING_OUT = "RollingOut"
+SOAKING = "Soaking"
+WAITING_FOR_NODES = "WaitingForNodes"
+ROLLED_OUT_TO_QUORUM = "RolledOutToQuorum"
+ROLLED_OUT_TO_ALL = "RolledOutToAll"
+ROLLING_BACK = "RollingBack"
+ROLLED_BACK = "RolledBack"
+TOO_MANY_FAILURES = "TooManyFailures"
+SUPERSEDED = "Superseded"
+
+# Why a node refused or lost a revision (EdgeNode.status.models[].reason).
+DOWNLOAD_FAILED = "DownloadFailed"
+DIGEST_MISMATCH = "DigestMismatch"
+DISK_FULL = "DiskFull"
+GOLDEN_MISMATCH = "GoldenMismatch"
+TOO_SLOW = "TooSlow"
+TOO_MUCH_MEMORY = "TooMuchMemory"
+SERVER_CRASHED = "ServerCrashed"
+CHECK_TIMED_OUT = "CheckTimedOut"
+LOAD_FAILED = "LoadFailed"
+PASSED = "Passed"
+SERVING = "Serving"

@@ -1,0 +1,1 @@
+"""The compressor: fetch, compress, measure, gate, pack."""

@@ -1,0 +1,1 @@
+"""Compression steps, one file a technique: model and config in, model out."""

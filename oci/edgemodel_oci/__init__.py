@@ -1,0 +1,1 @@
+"""OCI image layouts and registries: deterministic packing, push, pull by digest with resume. Shared by all roles."""

@@ -1,0 +1,65 @@
+# EdgeModel: every target sets up what it needs. Start with `make help`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEMO   ?= .edgemodel/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo digits test test-unit verify format manifests lock tools bench clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## A virtual environment in .venv with everything that the lock file names
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "EdgeModel needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no ensurepip: install your system's python3-venv package" >&2; exit 1; }
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## The main job: compress a real model, roll it out to three local nodes, ask one what a file is
+	@$(BIN)/python examples/file-type/demo.py --workdir $(DEMO)
+
+digits: $(STAMP) ## The small example: a classifier of handwritten digits
+	@$(BIN)/python examples/digits/prepare.py
+	@$(BIN)/edgemodel run -f examples/digits/edgemodel.yaml --nodes 3
+
+test: $(STAMP) tools ## All tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-unit: $(STAMP) ## The quick ones
+	@$(BIN)/python -m pytest -n 2 tests/unit $(PYTEST_ARGS)
+
+tools: $(STAMP) ## Programs that the tests talk to (oras, registry), built with Go into a cache outside the checkout
+	@$(BIN)/python tools/install $(if $(EDGEMODEL_REQUIRE_TOOLS),--require)
+
+verify: $(STAMP) ## Format, lint, types, import contracts, generated files, lock file
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m edgemodel_api.crd --out crds --check
+	@$(BIN)/python tools/check_lock.py
+
+format: $(STAMP) ## Let ruff format and fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+manifests: $(STAMP) ## Write crds/ from the API types
+	@$(BIN)/python -m edgemodel_api.crd --out crds
+
+lock: $(STAMP) ## Write requirements.lock from pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --all-extras --group dev --group examples pyproject.toml -o requirements.lock
+
+bench: $(STAMP) ## Our variants beside the peers' on real models; refreshes the table in README.md
+	@$(BIN)/python benchmarks/compress.py --update-readme
+
+clean: ## Remove what the other targets made here
+	@rm -rf $(VENV) .edgemodel .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist examples/*/data

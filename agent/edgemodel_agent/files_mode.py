@@ -1,0 +1,71 @@
+"""serving.mode Files: a verified model laid down under a name that never changes, for applications that load it themselves.
+
+```
+<folder>/versions/<hex12>/model.onnx   a hard link into the content store
+<folder>/versions/<hex12>/variant.json what it is
+<folder>/current -> versions/<hex12>   switched by one rename
+```
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from edgemodel_api.artifact import MODEL_FILE
+from edgemodel_api.edgenode import ArtifactTarget
+
+from .files import TEMPORARY, sync_folder, write_json
+
+CURRENT = "current"
+
+
+def _version(target: ArtifactTarget) -> str:
+    return target.digest.partition(":")[2][:12]
+
+
+def lay_down(folder: Path, target: ArtifactTarget, model: Path) -> Path:
+    """Make `current` this variant, whose file was verified just now; the path that applications open."""
+    version = folder / "versions" / _version(target)
+    version.mkdir(parents=True, exist_ok=True)
+    path = version / MODEL_FILE
+    temporary = version / f".{MODEL_FILE}{TEMPORARY}"
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(model, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(model, temporary)
+    os.replace(temporary, path)
+    write_json(
+        version / "variant.json",
+        {"revision": target.revision, "variant": target.variant, "digest": target.digest},
+    )
+    link = folder / f".{CURRENT}{TEMPORARY}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("versions") / version.name)
+    os.replace(link, folder / CURRENT)
+    sync_folder(folder)
+    return folder / CURRENT / MODEL_FILE
+
+
+def laid_down(folder: Path, target: ArtifactTarget) -> bool:
+    """Whether `current` is this variant."""
+    try:
+        return (
+            os.readlink(folder / CURRENT) == f"versions/{_version(target)}"
+            and (folder / CURRENT / MODEL_FILE).is_file()
+        )
+    except OSError:
+        return False
+
+
+def tidy(folder: Path, keep: list[ArtifactTarget]) -> None:
+    """Remove the versions that are not in `keep`; `current` too, if it led to one of them."""
+    names = {_version(t) for t in keep}
+    for version in sorted((folder / "versions").glob("*")):
+        if version.name not in names:
+            shutil.rmtree(version, ignore_errors=True)
+    current = folder / CURRENT
+    if current.is_symlink() and not current.exists():
+        current.unlink()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 
 class Rule(NamedTuple):
@@ -19,6 +22,39 @@ class Rule(NamedTuple):
     cel: str
     message: str
     holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class ListMap:
+    """Annotation of a list whose items are told apart by `keys` (attribute names); without keys, by the item itself.
+
+    The CRD carries it as `x-kubernetes-list-type`, and duplicates are refused here as the API server refuses them.
+    """
+
+    keys: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._unique, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        if not self.keys:
+            return {**found, "x-kubernetes-list-type": "set"}
+        return {
+            **found,
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": [to_camel(k) for k in self.keys],
+        }
+
+    def _unique(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        seen = set()
+        for item in items:
+            key = tuple(str(getattr(item, k)) for k in self.keys) or (str(item),)
+            if key in seen:
+                what = f" with {' and '.join(to_camel(k) for k in self.keys)}" if self.keys else ""
+                raise ValueError(f"more than one item{what} {' and '.join(map(repr, key))}: keep one")
+            seen.add(key)
+        return items
 
 
 class ApiModel(BaseModel):

@@ -5,17 +5,29 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from . import quantities as q
-from .base import ApiModel, Rule
+from .base import ApiModel, ListMap, Rule
 from .edgemodel_status import EdgeModelStatus
 from .meta import ObjectMeta
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[a-f0-9]{64}$")]
-Uri = Annotated[str, StringConstraints(pattern=r"^(https|oci|oci-layout|s3|pvc|file):.+$", max_length=2048)]
+SHA256_PATTERN = r"^[a-f0-9]{64}$"
+URI_PATTERN = r"^(https|oci|oci-layout|s3|pvc|file):.+$"
+LABEL_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+CRON_PATTERN = r"^[^ ]+( +[^ ]+){4}$"
+TIME_ZONE_PATTERN = r"^[A-Za-z0-9_+/-]+$"
+
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
+Uri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=2048)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+#: ONNX node names of exported models are whole paths.
+NodeName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_PATTERN, max_length=63)]
+CronSchedule = Annotated[str, StringConstraints(pattern=CRON_PATTERN, max_length=253)]
+TimeZone = Annotated[str, StringConstraints(pattern=TIME_ZONE_PATTERN, max_length=64)]
 REMOTE_SCHEMES = ("https:", "oci:", "s3:")
+_SHA256_REQUIRED = "sha256 is required for https, oci and s3 URIs: add the hex digest of the file (sha256sum FILE)"
 
 
 class Metric(StrEnum):
@@ -58,7 +70,7 @@ class RemoteFile(ApiModel):
     rules = (
         Rule(
             "!['https:', 'oci:', 's3:'].exists(p, self.uri.startsWith(p)) || has(self.sha256)",
-            "sha256 is required for https, oci and s3 URIs: add the hex digest of the file (sha256sum FILE)",
+            _SHA256_REQUIRED,
             lambda s: not s.uri.startswith(REMOTE_SCHEMES) or s.sha256 is not None,
         ),
     )
@@ -119,7 +131,7 @@ class Exclude(ApiModel):
     """Nodes that a step leaves alone."""
 
     ops: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
-    nodes: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+    nodes: Annotated[tuple[NodeName, ...], Field(max_length=1024)] = ()
 
 
 class PruneStep(ApiModel):
@@ -158,7 +170,7 @@ class Include(ApiModel):
     """Nodes that a Local step works on; empty means that measured sensitivity chooses."""
 
     ops: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
-    nodes: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+    nodes: Annotated[tuple[NodeName, ...], Field(max_length=1024)] = ()
 
 
 class QuantizeStep(ApiModel):
@@ -203,6 +215,11 @@ class Student(ApiModel):
             "student takes either uri or width",
             lambda s: (s.uri is None) != (s.width is None),
         ),
+        Rule(
+            "!has(self.uri) || !['https:', 'oci:', 's3:'].exists(p, self.uri.startsWith(p)) || has(self.sha256)",
+            _SHA256_REQUIRED,
+            lambda s: s.uri is None or not s.uri.startswith(REMOTE_SCHEMES) or s.sha256 is not None,
+        ),
     )
 
 
@@ -244,13 +261,22 @@ class LabelSelectorRequirement(ApiModel):
 
     key: Name
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: Annotated[tuple[str, ...], Field(max_length=256)] = ()
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=256)] = ()
+    rules = (
+        Rule(
+            "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+            "In and NotIn need values; Exists and DoesNotExist take none",
+            lambda s: (s.operator in ("In", "NotIn")) == bool(s.values),
+        ),
+    )
 
 
 class LabelSelector(ApiModel):
     """As in core/v1; empty selects every node that runs the agent."""
 
-    match_labels: dict[str, str] = Field(default_factory=dict)
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
+
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(default_factory=dict)
     match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=64)] = ()
 
     def matches(self, labels: dict[str, str]) -> bool:
@@ -280,16 +306,16 @@ class NodePool(ApiModel):
 class Wave(ApiModel):
     """A cumulative share of the pool, and how long it must stay good before the next wave."""
 
-    nodes: Annotated[int, Field(ge=1, le=100_000)] | q.Percent
+    nodes: Annotated[int, Field(ge=1, le=100_000)] | q.PositivePercent
     soak: q.Duration = "0s"
 
 
 class Window(ApiModel):
     """When nodes may switch."""
 
-    schedule: Name
+    schedule: CronSchedule = Field(description="When it opens: minute, hour, day of month, month, day of week.")
     duration: q.Duration
-    time_zone: str = "UTC"
+    time_zone: TimeZone = "UTC"
 
 
 class Analysis(ApiModel):
@@ -317,13 +343,15 @@ class Rollout(ApiModel):
         Wave(nodes="25%", soak="30s"),
         Wave(nodes="100%"),
     )
-    max_unavailable: Annotated[int, Field(ge=1, le=100_000)] | q.Percent = "10%"
-    max_failures: Annotated[int, Field(ge=0, le=100_000)] | q.Percent = "5%"
+    max_unavailable: Annotated[int, Field(ge=1, le=100_000)] | q.PositivePercent = Field(
+        "10%", description="Nodes that may be without a serving model at once, because of us. At least one is allowed."
+    )
+    max_failures: Annotated[int, Field(ge=0, le=100_000)] | q.Percent = Field(
+        "5%", description="Nodes that may fail before the revision is rolled back."
+    )
     approval: Approval = Approval.AUTOMATIC
     windows: Annotated[tuple[Window, ...], Field(max_length=16)] = ()
-    analysis: Annotated[tuple[Analysis, ...], Field(max_length=16)] = Field(
-        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-    )
+    analysis: Annotated[tuple[Analysis, ...], Field(max_length=16), ListMap(("name",))] = ()
 
 
 class Golden(ApiModel):
@@ -365,9 +393,7 @@ class EdgeModelSpec(ApiModel):
     source: Source
     data: Data = Data()
     compression: Compression = Compression()
-    formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=3)] = Field(
-        (Format.ONNX,), json_schema_extra={"x-kubernetes-list-type": "set"}
-    )
+    formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=3), ListMap()] = (Format.ONNX,)
     node_pool: NodePool = NodePool()
     rollout: Rollout = Rollout()
     health_check: HealthCheck = HealthCheck()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
-from .base import StatusModel
+from .base import ListMap, StatusModel
 from .hardware import HardwareClass
 from .meta import Condition
 
@@ -90,9 +91,7 @@ class EdgeModelStatus(StatusModel):
     """Written by the operator alone, once a pass."""
 
     observed_generation: int = 0
-    conditions: tuple[Condition, ...] = Field(
-        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-    )
+    conditions: Annotated[tuple[Condition, ...], ListMap(("type",))] = ()
     revision: str = ""
     artifact: ArtifactRef | None = None
     variants: tuple[VariantStatus, ...] = ()

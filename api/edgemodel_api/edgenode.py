@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import StatusModel
+from .base import ListMap, StatusModel
 from .edgemodel import Budget, HealthCheck, Serving
 from .hardware import Hardware
 from .meta import ObjectMeta
@@ -73,12 +73,8 @@ class AssignedTrial(StatusModel):
 class EdgeNodeSpec(StatusModel):
     """Desired state."""
 
-    models: tuple[AssignedModel, ...] = Field(
-        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["namespace", "name"]}
-    )
-    trials: tuple[AssignedTrial, ...] = Field(
-        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["namespace", "name"]}
-    )
+    models: Annotated[tuple[AssignedModel, ...], ListMap(("namespace", "name"))] = ()
+    trials: Annotated[tuple[AssignedTrial, ...], ListMap(("namespace", "name"))] = ()
 
 
 class TargetState(StrEnum):
@@ -174,8 +170,8 @@ class EdgeNodeStatus(StatusModel):
     disk_free_bytes: int = 0
     memory_free_bytes: int = 0
     last_report_time: datetime | None = None
-    models: tuple[ModelStatus, ...] = ()
-    trials: tuple[TrialStatus, ...] = ()
+    models: Annotated[tuple[ModelStatus, ...], ListMap(("namespace", "name"))] = ()
+    trials: Annotated[tuple[TrialStatus, ...], ListMap(("namespace", "name"))] = ()
 
 
 class EdgeNode(StatusModel):

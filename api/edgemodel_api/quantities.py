@@ -11,13 +11,16 @@ import durationpy
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
 PERCENT_PATTERN = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%$"
+#: As PERCENT_PATTERN, without zero.
+POSITIVE_PERCENT_PATTERN = r"^(100(\.0+)?|(0?[1-9]|[1-9][0-9])(\.[0-9]+)?|0{1,2}\.0*[1-9][0-9]*)%$"
 SLOWDOWN_PATTERN = r"^[0-9]{1,4}(\.[0-9]+)?%$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(k|M|G|T|Ki|Mi|Gi|Ti)?$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
 
-Percent = Annotated[str, StringConstraints(pattern=PERCENT_PATTERN)]
-Slowdown = Annotated[str, StringConstraints(pattern=SLOWDOWN_PATTERN)]
+Percent = Annotated[str, StringConstraints(pattern=PERCENT_PATTERN, max_length=32)]
+PositivePercent = Annotated[str, StringConstraints(pattern=POSITIVE_PERCENT_PATTERN, max_length=32)]
+Slowdown = Annotated[str, StringConstraints(pattern=SLOWDOWN_PATTERN, max_length=32)]
 Duration = Annotated[str, StringConstraints(pattern=DURATION_PATTERN, max_length=32)]
 DecimalString = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN, max_length=32)]
 
@@ -30,7 +33,7 @@ Quantity = Annotated[
     str,
     BeforeValidator(_int_to_text),
     StringConstraints(pattern=QUANTITY_PATTERN, max_length=32),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32}),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "pattern": QUANTITY_PATTERN, "maxLength": 32}),
 ]
 
 _FACTORS = {

@@ -76,7 +76,7 @@ def memory_limit(total: int, cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def detect(*, cpuinfo: Path = Path("/proc/cpuinfo"), architecture: str | None = None) -> Hardware:
-    """This machine. An unreadable cpuinfo gives the platform's base class: slower, never wrong."""
+    """The machine under us. An unreadable cpuinfo gives the platform's base class: slower, never wrong."""
     try:
         cpu = parse_cpuinfo(cpuinfo.read_text(errors="replace"))
     except OSError:

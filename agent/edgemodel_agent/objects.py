@@ -43,7 +43,7 @@ class DirectoryObjects:
     def __init__(self, folder: Path, node: str) -> None:
         self.folder = folder / "edgenodes" / node
         self.node = node
-        self._complained = b""
+        self._complained: bytes | None = None
 
     def register(self, labels: Mapping[str, str]) -> None:
         """Write meta.json."""

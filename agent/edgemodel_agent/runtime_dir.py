@@ -37,7 +37,7 @@ def runtime_dir(root: Path, environment: Mapping[str, str] = os.environ) -> Path
     given = environment.get("XDG_RUNTIME_DIR", "")
     base = Path(given) / "edgemodel" if given and os.access(given, os.W_OK | os.X_OK) else None
     if base is None or len(os.fsencode(base)) + 13 > LONGEST_FOLDER:
-        base = Path("/tmp") / f"edgemodel-{os.getuid()}"
+        base = Path("/tmp") / f"edgemodel-{os.getuid()}"  # noqa: S108 - short; made private and checked below
     try:
         for folder in (base, base / root_hash(root)):
             _private(folder)

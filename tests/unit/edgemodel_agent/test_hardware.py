@@ -1,0 +1,93 @@
+import pytest
+
+from edgemodel_agent.hardware import CpuInfo, detect, installed_runtimes, memory_limit, parse_cpuinfo
+
+XEON = """processor : 0
+model name\t: Intel(R) Xeon(R) Gold 6230
+flags\t\t: fpu sse4_2 avx2 avx512f avx512_vnni
+
+processor : 1
+model name\t: Intel(R) Xeon(R) Gold 6230
+flags\t\t: fpu sse4_2 avx2 avx512f avx512_vnni
+"""
+HASWELL = "model name : Intel(R) Core(TM) i5-4570\nflags : fpu sse4_2 avx avx2 fma\n"
+ATOM = "model name : Intel(R) Atom(TM) CPU E3845\nflags : fpu sse4_2\n"
+PI5 = """processor\t: 0
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer\t: 0x41
+CPU part\t: 0xd0b
+
+Revision\t: c04170
+Model\t\t: Raspberry Pi 5 Model B Rev 1.0
+"""
+PI4 = """processor\t: 0
+Features\t: fp asimd evtstrm crc32 cpuid
+CPU part\t: 0xd08
+
+Model\t\t: Raspberry Pi 4 Model B Rev 1.4
+"""
+BIG_LITTLE = """processor\t: 0
+Features\t: fp asimd asimddp
+CPU part\t: 0xd05
+
+processor\t: 4
+Features\t: fp asimd
+CPU part\t: 0xd08
+"""
+PI2 = """processor\t: 0
+model name\t: ARMv7 Processor rev 5 (v7l)
+Features\t: half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm
+"""
+
+CASES = {
+    "server with VNNI": (XEON, "x86_64", "linux/amd64", "amd64-vnni", "Intel(R) Xeon(R) Gold 6230"),
+    "AVX2 only": (HASWELL, "x86_64", "linux/amd64", "amd64-avx2", "Intel(R) Core(TM) i5-4570"),
+    "old Atom": (ATOM, "x86_64", "linux/amd64", "amd64-base", "Intel(R) Atom(TM) CPU E3845"),
+    "Arm with dot products": (PI5, "aarch64", "linux/arm64", "arm64-dotprod", "Raspberry Pi 5 Model B Rev 1.0"),
+    "Arm without": (PI4, "aarch64", "linux/arm64", "arm64-base", "Raspberry Pi 4 Model B Rev 1.4"),
+    "Arm, only some cores have them": (BIG_LITTLE, "aarch64", "linux/arm64", "arm64-base", "Arm part 0xd05"),
+    "32-bit Arm": (PI2, "armv7l", "linux/arm/v7", "arm-v7", "ARMv7 Processor rev 5 (v7l)"),
+    "unknown": ("", "riscv64", "linux/riscv64", "unknown", ""),
+    "no cpuinfo at all": (None, "aarch64", "linux/arm64", "arm64-base", ""),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_detect(tmp_path, name):
+    text, architecture, platform, hardware_class, model = CASES[name]
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    found = detect(cpuinfo=path, architecture=architecture)
+    assert (found.platform, found.hardware_class, found.cpu_model) == (platform, hardware_class, model)
+    assert found.cores >= 1
+    assert found.memory_bytes > 0
+
+
+def test_only_relevant_features_are_reported(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text(XEON)
+    assert detect(cpuinfo=path, architecture="x86_64").features == ("avx2", "avx512_vnni", "avx512f")
+
+
+def test_rubbish_is_no_cpu():
+    assert parse_cpuinfo("\0\0no colon here\n: :\n") == CpuInfo("", frozenset())
+
+
+def test_runtimes_that_are_not_installed_are_left_out():
+    found = installed_runtimes(("numpy", "no-such-runtime"))
+    assert list(found) == ["numpy"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [({"memory.max": "1000\n"}, 1000), ({"memory.max": "max\n"}, 5000), ({}, 5000),
+     ({"memory/memory.limit_in_bytes": "9223372036854771712"}, 5000)],
+    ids=["limited", "v2 without limit", "no cgroups", "v1 without limit"],
+)  # fmt: skip
+def test_memory_limit_of_a_container(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory_limit(5000, tmp_path) == expected

@@ -27,8 +27,8 @@ Arrays = dict[str, Array]
 
 #: Norms below this count as this: an all-zero answer of the source must not divide by zero.
 NORM_FLOOR = 1e-12
-#: The most that a node expands from a golden file (written ones are at most 256 KiB).
-LOAD_LIMIT_BYTES = 4 * 2**20
+#: The most that a node expands from a golden file (256 KiB, where one case is not larger than that).
+LOAD_LIMIT_BYTES = 64 * 2**20
 _MEMBER_LIMIT = 512
 
 

@@ -1,0 +1,119 @@
+"""Latency of a candidate beside the source: interleaved in one process, so that both see the same machine.
+
+Each round runs the same input through both, in alternating order (A B, B A, …), after a warm-up of both; the clock is
+monotonic, the threads are fixed. The slowdown is the median over the rounds of candidate / source, minus 1: what
+slows the whole machine for a while slows both halves of a round and falls out.
+
+Rounds go on until the 95 % interval of that median is narrower than ± 1 % or the time is used up. The interval is
+`intervals.median_interval` (order statistics). How it decides is said in `gates`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from .intervals import Floats, Interval, median_interval
+from .runner import Arrays, Run
+
+WARM_UP_ROUNDS = 3
+MIN_ROUNDS = 20
+MAX_ROUNDS = 400
+ENOUGH_HALF_WIDTH = 0.01
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds for one inference."""
+
+    median: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: Floats) -> Timing:
+        """Median and 99th percentile of some runs."""
+        return cls(float(np.median(seconds)), float(np.percentile(seconds, 99)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate and source in the same rounds.
+
+    Attributes:
+        candidate: its latency.
+        source: the source's.
+        slowdown: median of the paired ratios minus 1, with its 95 % interval; a fraction.
+        rounds: how many pairs were timed.
+    """
+
+    candidate: Timing
+    source: Timing
+    slowdown: Interval
+    rounds: int
+
+
+def compare_latency(
+    candidate: Run,
+    source: Run,
+    feeds: list[Arrays],
+    *,
+    seconds: float = 1.5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Comparison:
+    """Time both.
+
+    Args:
+        candidate: one inference.
+        source: one inference.
+        feeds: one request each; rounds go through them in turn.
+        seconds: stop after this much time, but not before `MIN_ROUNDS` (or four times this much) have passed.
+        clock: seconds, monotonic.
+
+    Raises:
+        InputError: a model fails on the feeds.
+    """
+    for feed in feeds[:1] * WARM_UP_ROUNDS:
+        source(feed)
+        candidate(feed)
+    mine: list[float] = []
+    its: list[float] = []
+    started = clock()
+    for round_ in count():
+        feed = feeds[round_ % len(feeds)]
+        if round_ % 2:
+            its.append(_timed(source, feed, clock))
+            mine.append(_timed(candidate, feed, clock))
+        else:
+            mine.append(_timed(candidate, feed, clock))
+            its.append(_timed(source, feed, clock))
+        spent = clock() - started
+        if _enough(np.array(mine), np.array(its), spent, seconds):
+            break
+    a, b = np.array(mine), np.array(its)
+    return Comparison(Timing.of(a), Timing.of(b), slowdown(a, b), len(a))
+
+
+def slowdown(candidate: Floats, source: Floats) -> Interval:
+    """Median of the paired ratios minus 1, with its 95 % interval."""
+    ratio = median_interval(candidate / np.maximum(source, 1e-9))
+    return Interval(ratio.value - 1, ratio.low - 1, ratio.high - 1)
+
+
+def _enough(candidate: Floats, source: Floats, spent: float, seconds: float) -> bool:
+    rounds = len(candidate)
+    if rounds < MIN_ROUNDS:
+        # A model that takes seconds must not hold the Job for minutes: five pairs are the least.
+        return rounds >= 5 and spent >= 4 * seconds
+    if rounds >= MAX_ROUNDS or spent >= seconds:
+        return True
+    return rounds % 10 == 0 and slowdown(candidate, source).half_width < ENOUGH_HALF_WIDTH
+
+
+def _timed(run: Run, feed: Arrays, clock: Callable[[], float]) -> float:
+    start = clock()
+    run(feed)
+    return clock() - start

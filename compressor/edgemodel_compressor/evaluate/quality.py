@@ -1,0 +1,239 @@
+"""Quality of a model file, with 95 % intervals, against labels or as agreement with the source.
+
+The data streams through in batches; of the source's answers one number a sample is kept (or, where agreement needs
+the whole answer, a file in the work folder), so memory does not grow with the size of the answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgemodel_api.edgemodel import Metric, ValidationData
+from edgemodel_api.errors import InputError
+from edgemodel_api.report import QualityBasis, QualityKind
+
+from .f1 import f1_drop, f1_interval
+from .intervals import Floats, Interval, Z, mean_interval, paired_difference
+from .metrics import Array, Judge, agreement_judge, check_labels, label_judge
+from .runner import Batches, Run, batch_rows
+
+#: Under this, the source's quality counts as this: a relative drop must not divide by zero.
+QUALITY_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One model's quality, and its drop relative to the source.
+
+    Attributes:
+        value: the metric.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        drop: (source − this) / |source|; for MeanSquaredError (this − source) / |source|: positive is always worse.
+        drop_low: lower end of the drop's interval; paired over the same samples, so it is narrower than `low`, `high`.
+        drop_high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+    drop: float
+    drop_low: float
+    drop_high: float
+
+    @property
+    def drop_half_width(self) -> float:
+        """How exactly the drop is known."""
+        return (self.drop_high - self.drop_low) / 2
+
+
+class Evaluator:
+    """Judges models beside one source on one dataset. The source's answers are computed once, here."""
+
+    def __init__(
+        self,
+        source: Run,
+        data: Batches,
+        *,
+        validation: ValidationData | None,
+        work_dir: Path,
+        fixed_batch: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Runs the source over all the data.
+
+        Args:
+            source: the source model.
+            data: validation data; without any, what there is (calibration, synthetic).
+            validation: output, metric and k; `labels` are used where the data has them.
+            work_dir: for the source's answers, where they are kept whole.
+            fixed_batch: the model's batch where that is a fixed number.
+            seed: of the bootstrap.
+
+        Raises:
+            InputError: no data, an unknown output, labels that do not fit, or a source that answers NaN.
+        """
+        if data.samples < 1:
+            raise InputError("the validation data holds no samples: give at least one, better 1000")
+        self._data = data
+        self._seed = seed
+        self._spool = work_dir / "source-answers.bin"
+        self._rows = batch_rows(source, data, fixed=fixed_batch)
+        self._fixed = fixed_batch
+        probe = source(next(iter(data.batches(self._rows))))
+        self._output = _output_name(probe, validation)
+        self._labels = data.labels
+        self.judge = self._choose(probe[self._output], validation)
+        self._source = self._source_rows(source)
+        #: What the numbers mean.
+        self.basis = QualityBasis(
+            kind=QualityKind.AGREEMENT if self.judge.agreement else QualityKind.LABELS,
+            metric=self.judge.name,
+            samples=len(self._source),
+            higher_is_better=self.judge.higher_is_better,
+        )
+        #: The yardstick.
+        self.source_quality = self._quality(self._source)
+
+    def evaluate(self, model: Run, *, one_by_one: bool = False) -> Quality:
+        """Quality of a candidate.
+
+        Args:
+            model: the candidate.
+            one_by_one: rows alone, as a server gets them: for dynamic quantization, whose ranges are the batch's.
+
+        Raises:
+            InputError: the model fails on the data, answers NaN, or answers with another shape.
+        """
+        rows = self._fixed or (1 if one_by_one else self._rows)
+        answers = (model(feeds) for feeds in self._data.batches(rows))
+        judged = list(self._judged(answers, self._truths()))
+        return self._quality(np.concatenate(judged))
+
+    def samples_needed(self, quality: Quality, budget: float) -> int | None:
+        """About how many samples would pin the drop down to ± `budget`; None: no number would (a budget of 0)."""
+        if budget <= 0:
+            return None
+        n = len(self._source)
+        return math.ceil(n * max(1.0, (quality.drop_half_width / budget) ** 2)) if n > 1 else math.ceil(Z / budget)
+
+    def _choose(self, output: Array, validation: ValidationData | None) -> Judge:
+        if self._labels is not None and validation is not None:
+            return label_judge(validation.metric, validation.k)
+        return agreement_judge(output, validation.metric if validation is not None else None)
+
+    def _source_rows(self, source: Run) -> Array:
+        kept: list[Array] = []
+        offset = 0
+        with self._spool.open("wb") as spool:
+            for feeds in self._data.batches(self._rows):
+                output = source(feeds)[self._output]
+                if _has_nan(output):
+                    raise InputError(
+                        f"the source model answers NaN for samples {offset} to {offset + len(output) - 1}: no quality"
+                        " can be measured; check the model and the data (values, scaling)"
+                    )
+                if self.judge.agreement:
+                    np.save(spool, _plain(self.judge.keep(output)), allow_pickle=False)
+                    kept.append(np.ones(len(output)))
+                else:
+                    labels = np.asarray(self._labels)[offset : offset + len(output)]
+                    check_labels(self.judge, labels, output)
+                    kept.append(self.judge.rows(output, labels))
+                offset += len(output)
+        return np.concatenate(kept)
+
+    def _truths(self) -> Iterator[Array]:
+        """What the rows are judged by, in arbitrary pieces: the caller cuts them to its own batches."""
+        if not self.judge.agreement:
+            yield np.asarray(self._labels)
+            return
+        with self._spool.open("rb") as spool:
+            size = self._spool.stat().st_size
+            while spool.tell() < size:
+                yield np.load(spool, allow_pickle=False)
+
+    def _judged(self, answers: Iterator[dict[str, Array]], truths: Iterator[Array]) -> Iterator[Array]:
+        pending: Array = next(truths)
+        for outputs in answers:
+            output = outputs.get(self._output)
+            if output is None:
+                raise InputError(f"the compressed model has lost its output {self._output!r}")
+            if _has_nan(output):
+                raise InputError(f"the compressed model answers NaN in output {self._output!r}")
+            while len(pending) < len(output):
+                more = next(truths, None)
+                if more is None:
+                    raise InputError(f"output {self._output!r} has another number of rows than the source's")
+                pending = np.concatenate([pending, more])
+            truth, pending = pending[: len(output)], pending[len(output) :]
+            if self.judge.agreement and self.judge.keep(output).shape != truth.shape:
+                raise InputError(f"output {self._output!r} has shape {list(output.shape)}, unlike the source's")
+            yield self.judge.rows(output, truth)
+
+    def _quality(self, rows: Array) -> Quality:
+        if self.judge.metric is Metric.F1 and not self.judge.agreement:
+            labels = np.asarray(self._labels)[: len(rows)].reshape(-1)
+            value = f1_interval(labels, rows, seed=self._seed)
+            base = f1_interval(labels, self._source, seed=self._seed).value
+            difference = f1_drop(labels, self._source, rows, seed=self._seed)
+        else:
+            source: Floats = self._source.astype(np.float64)
+            value = _clip(mean_interval(rows.astype(np.float64)), self.judge)
+            base = float(source.mean())
+            first, second = (source, rows) if self.judge.higher_is_better else (rows, source)
+            difference = paired_difference(first.astype(np.float64), second.astype(np.float64))
+        scale = max(abs(base), QUALITY_FLOOR)
+        return Quality(
+            value.value,
+            value.low,
+            value.high,
+            difference.value / scale,
+            difference.low / scale,
+            difference.high / scale,
+        )
+
+
+def sample_warning(evaluator: Evaluator, quality: Quality, budget: float, name: str) -> str | None:
+    """A sentence for the report where the drop is known less exactly than the budget asks for, else None."""
+    if quality.drop_half_width <= budget:
+        return None
+    needed = evaluator.samples_needed(quality, budget)
+    advice = (
+        f"about {needed} samples would settle it"
+        if needed is not None
+        else "no number of samples can settle a budget of 0 %"
+    )
+    return (
+        f"{evaluator.basis.samples} samples tell the quality drop of {name} only to within"
+        f" ±{quality.drop_half_width:.2%}, wider than maxQualityDrop {budget:.2%}: {advice}"
+    )
+
+
+def _output_name(outputs: dict[str, Array], validation: ValidationData | None) -> str:
+    names = list(outputs)
+    wanted = validation.output if validation is not None else None
+    if wanted is not None and wanted not in names:
+        raise InputError(f"data.validation.output is {wanted!r}, but the model's outputs are {', '.join(names)}")
+    return wanted or names[0]
+
+
+def _clip(interval: Interval, judge: Judge) -> Interval:
+    """Ends of a normal interval, kept within what the metric can be."""
+    low, high = (0.0, math.inf) if not judge.higher_is_better else (-1.0 if judge.metric is Metric.COSINE else 0.0, 1.0)
+    return Interval(interval.value, max(low, interval.low), min(high, interval.high))
+
+
+def _has_nan(output: Array) -> bool:
+    return bool(np.issubdtype(output.dtype, np.inexact) and np.isnan(output).any())
+
+
+def _plain(array: Array) -> npt.NDArray[np.generic]:
+    """Strings as fixed-width ones: numpy writes objects as pickles only."""
+    return array.astype(str) if array.dtype == object else array

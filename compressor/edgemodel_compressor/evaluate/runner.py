@@ -1,0 +1,109 @@
+"""Running a model over a dataset, in batches whose answers equal those of single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgemodel_api.errors import InputError
+
+Array = npt.NDArray[np.generic]
+Arrays = dict[str, Array]
+Run = Callable[[Arrays], Arrays]
+
+#: Inputs of one batch stay under this, so that memory depends on neither samples nor their size.
+BATCH_BYTES = 8 * 2**20
+BATCH_ROWS = 32
+
+
+class Batches(Protocol):
+    """The part of `data.Dataset` that measuring needs."""
+
+    @property
+    def samples(self) -> int:
+        """Number of rows."""
+
+    @property
+    def labels(self) -> Array | None:
+        """[samples, …], where there are labels."""
+
+    def batches(self, size: int) -> Iterator[Arrays]:
+        """In order, each with at most `size` rows."""
+
+    def take(self, n: int, seed: int) -> Arrays:
+        """`n` rows (or all, if fewer), spread over the data, the same for the same seed."""
+
+
+def runner(session: Any) -> Run:
+    """One inference: named inputs to named outputs, in the model's order.
+
+    Args:
+        session: an `onnxruntime.InferenceSession`.
+    """
+    names = [o.name for o in session.get_outputs()]
+
+    def run(feeds: Arrays) -> Arrays:
+        try:
+            values = session.run(names, feeds)
+        except Exception as error:  # onnxruntime raises many types of its own
+            text = str(error).strip().splitlines()[-1][:300]
+            raise InputError(f"the model fails on the data: {text}", reason="InvalidInput") from None
+        for name, value in zip(names, values, strict=True):
+            if not isinstance(value, np.ndarray):
+                kind = type(value).__name__
+                raise InputError(
+                    f"output {name!r} is a {kind}, not a tensor: export the model with tensor outputs only"
+                    " (scikit-learn: options={'zipmap': False})"
+                )
+        return dict(zip(names, values, strict=True))
+
+    return run
+
+
+def fixed_rows(session: Any) -> int:
+    """The batch that the model insists on, 1 if it takes any: what one golden case or one request holds."""
+    first = [i.shape[0] for i in session.get_inputs() if i.shape]
+    return next((d for d in first if isinstance(d, int) and d > 0), 1)
+
+
+def batch_rows(run: Run, data: Batches, *, fixed: int | None) -> int:
+    """How many rows one run may get: the answers for a batch must be those for its rows alone.
+
+    Many files declare a free batch and yet reshape to one row. So two rows are tried together and apart; where the
+    shapes or numbers differ (or the run fails), rows go one at a time.
+
+    Args:
+        run: the source.
+        data: at least one row.
+        fixed: the model's batch where it is a fixed number (then that is the answer).
+    """
+    if fixed is not None:
+        return fixed
+    pair = data.take(2, 0)
+    if min(len(a) for a in pair.values()) < 2:
+        return 1
+    try:
+        together = run(pair)
+    except InputError:
+        return 1
+    apart = [run({name: a[i : i + 1] for name, a in pair.items()}) for i in (0, 1)]
+    for name, both in together.items():
+        parts = [p[name] for p in apart]
+        if any(p.ndim == 0 or p.shape[0] != 1 for p in parts) or both.ndim == 0 or both.shape[0] != 2:
+            return 1
+        joined = np.concatenate(parts)
+        if joined.shape != both.shape or not _close(joined, both):
+            return 1
+    row_bytes = sum(a.nbytes for a in pair.values()) // 2
+    return int(max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes))))
+
+
+def _close(a: Array, b: Array) -> bool:
+    if not np.issubdtype(a.dtype, np.inexact):
+        return bool(np.array_equal(a, b))
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    scale = float(np.abs(y[np.isfinite(y)]).max(initial=0.0))
+    return bool(np.allclose(x, y, rtol=1e-3, atol=1e-4 * scale, equal_nan=True))

@@ -29,7 +29,7 @@ def test_rehearsal_after_one_revision(served, digest, applies):
     "text", ["", "{}", "[]", '{"fault": "Fire"}', '{"fault": "Slow", "after": -1}', '{"fault": "Slow", "when": 1}']
 )
 def test_bad_rehearsal_says_how_to_write_it(text):
-    with pytest.raises(InputError, match='write it as {"fault": "WrongOutput"'):
+    with pytest.raises(InputError, match=r'write it as \{"fault": "WrongOutput"'):
         Rehearsal.parse(text)
 
 

@@ -24,6 +24,7 @@ REPORT_LAYER = "application/json"
 
 ANNOTATION_FILEPATH = "org.cncf.model.filepath"
 ANNOTATION_VARIANT = "dev.edgemodel.variant"
+ANNOTATION_PLATFORM = "dev.edgemodel.platform"
 ANNOTATION_CLASSES = "dev.edgemodel.hardware-classes"
 ANNOTATION_ENCODING = "dev.edgemodel.encoding"
 ANNOTATION_REVISION = "dev.edgemodel.revision"

@@ -15,6 +15,11 @@ from .meta import Condition
 HISTORY_LIMIT = 10
 FAILED_NODES_LIMIT = 20
 
+#: `<revision>/<wave>`, wave counted from 1 as messages do: with `approval: Manual`, waves up to this one may begin.
+ANNOTATION_APPROVED = "edgemodel.dev/approved"
+#: Any new value: what was given up (a rolled-back revision, a refused class, a failed Job) is tried again, once.
+ANNOTATION_RETRY = "edgemodel.dev/retry"
+
 
 class RevisionResult(StrEnum):
     """How a revision ended."""
@@ -40,10 +45,39 @@ class VariantStatus(StatusModel):
     name: str
     digest: str
     size_bytes: int
+    file_bytes: int = 0
     quality: str | None = None
     latency_median_seconds: str | None = None
     measured_on: str = Field("", description="Name of the node of the trial; empty: not yet measured on hardware.")
+    accepted: bool = Field(True, description="False: nothing fits this class (name and digest are empty).")
     reason: str = ""
+    message: str = Field("", description="Why this one, or why none, with the numbers.")
+    tried_on: tuple[str, ...] = Field((), description="Nodes on which nothing could be measured (link, disk).")
+
+
+class CandidateStatus(StatusModel):
+    """A variant of the artifact, as the Job reported it: what trials choose from after the Job is gone."""
+
+    platform: str
+    name: str
+    digest: str
+    size_bytes: int = 0
+    file_bytes: int = 0
+    quality: str | None = None
+    accepted: bool = True
+    reason: str = ""
+    hardware_classes: tuple[HardwareClass, ...] = ()
+
+
+class JobStatus(StatusModel):
+    """The compression Job of the current revision, over all its tries."""
+
+    tries: int = 0
+    started_at: datetime | None = None
+    failed_at: datetime | None = Field(None, description="When the last try was seen to have failed.")
+    stalled: bool = Field(False, description="Refused, invalid, or out of tries: not started again by itself.")
+    reason: str = ""
+    message: str = ""
 
 
 class NodeCounts(StatusModel):
@@ -57,12 +91,16 @@ class NodeCounts(StatusModel):
 
 
 class RolloutStatus(StatusModel):
-    """Where the current revision is. `wave` is 0-based; `admitted` is the cumulative node count let in so far."""
+    """Where the current revision is. `wave` is 0-based; `admitted` is the cumulative node count let in so far.
+
+    Without `waveStartedAt` even the first wave has not begun (it waits for nodes, an approval or a window).
+    """
 
     revision: str
     wave: int = 0
     waves: int = 1
     admitted: int = 0
+    desired: int = Field(0, description="Nodes that the last wave reaches.")
     started_at: datetime | None = None
     wave_started_at: datetime | None = None
     wave_complete_at: datetime | None = Field(
@@ -85,6 +123,7 @@ class HistoryEntry(StatusModel):
     message: str = ""
     finished_at: datetime
     variants: tuple[VariantStatus, ...] = ()
+    candidates: tuple[CandidateStatus, ...] = ()
 
 
 class EdgeModelStatus(StatusModel):
@@ -93,9 +132,17 @@ class EdgeModelStatus(StatusModel):
     observed_generation: int = 0
     conditions: Annotated[tuple[Condition, ...], ListMap(("type",))] = ()
     revision: str = ""
+    platforms: Annotated[
+        tuple[str, ...],
+        Field(description="Platforms that the revision is built for; they stay when a node leaves."),
+        ListMap(),
+    ] = ()
+    job: JobStatus | None = None
     artifact: ArtifactRef | None = None
+    candidates: tuple[CandidateStatus, ...] = ()
     variants: tuple[VariantStatus, ...] = ()
     variant_count: int = 0
     nodes: NodeCounts = NodeCounts()
     rollout: RolloutStatus | None = None
-    history: tuple[HistoryEntry, ...] = ()
+    history: Annotated[tuple[HistoryEntry, ...], Field(description="Newest first.")] = ()
+    retry: str = Field("", description="The value of the retry annotation that was acted upon last.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import NamedTuple
 
 from .base import StatusModel
 
@@ -71,3 +72,33 @@ def classify(architecture: str, features: Iterable[str]) -> tuple[str, HardwareC
     if architecture in ("armv7l", "armv8l", "arm"):
         return Platform.LINUX_ARM_V7, HardwareClass.ARM_V7
     return f"linux/{architecture}", HardwareClass.UNKNOWN
+
+
+class CpuInfo(NamedTuple):
+    """What /proc/cpuinfo says."""
+
+    model: str
+    flags: frozenset[str]
+
+
+def parse_cpuinfo(text: str) -> CpuInfo:
+    """The CPU's name, and the flags that *every* core has.
+
+    x86 writes `flags` and `model name`, Arm writes `Features` and, on some kernels, `Model` or `Hardware`; Arm's
+    big and little cores may differ, and code may run on either, hence the intersection.
+    """
+    names: dict[str, str] = {}
+    flags: frozenset[str] | None = None
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if not colon:
+            continue
+        key, value = key.strip(), value.strip()
+        if key in ("flags", "Features"):
+            words = frozenset(value.split())
+            flags = words if flags is None else flags & words
+        elif key in ("model name", "Model", "Hardware", "CPU part"):
+            names.setdefault(key, value)
+    part = f"Arm part {names['CPU part']}" if "CPU part" in names else ""
+    model = names.get("model name") or names.get("Model") or names.get("Hardware") or part
+    return CpuInfo(model, flags or frozenset())

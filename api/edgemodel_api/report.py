@@ -43,13 +43,18 @@ class Measurement(StatusModel):
     latency_p99_seconds: float | None = None
     slowdown: float | None = Field(None, description="Median latency over the source's, minus 1; a fraction.")
     peak_memory_bytes: int | None = None
+    samples: int | None = Field(
+        None, description="How many samples the quality was measured on; fewer than all where these settled it."
+    )
     sparsity: float | None = Field(None, description="Share of exact zeros among the weights, counted in the file.")
 
 
 class Refusal(StatusModel):
     """A gate that said no."""
 
-    gate: str = Field(description="maxQualityDrop, maxSize, maxLatency, maxMemory, maxSlowdown, or Load.")
+    gate: str = Field(
+        description="maxQualityDrop, maxSize, maxLatency, maxMemory, maxSlowdown; Size: not smaller than the source; Load."
+    )
     value: float | None = None
     limit: float | None = None
     message: str = Field(description="With the number, the limit and what to change.")
@@ -74,7 +79,7 @@ class Candidate(StatusModel):
 
 
 class Layer(StatusModel):
-    """One weight of the source, and what became of it in the chosen candidate."""
+    """One weight of the source, and what became of it in the chosen candidate. Bytes are compressed ones, as stored."""
 
     name: str
     node: str = ""

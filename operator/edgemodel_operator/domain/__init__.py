@@ -1,1 +1,1 @@
-"""Pure decisions: no clock, no client, no files."""
+"""What shall be done, decided from what is so: pure functions, no I/O, no clock. `plan.plan` is the entrance."""

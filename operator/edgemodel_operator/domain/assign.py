@@ -1,0 +1,117 @@
+"""What a node is told: which target, to fetch or to activate, at which attempt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from edgemodel_api.edgemodel import Budget, HealthCheck
+from edgemodel_api.edgemodel_status import ArtifactRef, VariantStatus
+from edgemodel_api.edgenode import ArtifactTarget, AssignedModel, Swap, TargetState
+from edgemodel_api.hardware import HardwareClass
+
+from .observed import Observed
+from .pool import Member, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """A revision, and which of its variants each hardware class gets."""
+
+    revision: str
+    reference: str
+    by_class: dict[HardwareClass, VariantStatus]
+
+    @classmethod
+    def of(cls, revision: str, artifact: ArtifactRef, variants: tuple[VariantStatus, ...]) -> Goal:
+        """From what a status or a history entry holds; classes that nothing fits are left out."""
+        chosen = {v.hardware_class: v for v in variants if v.accepted and v.digest}
+        return cls(revision, artifact.reference, chosen)
+
+    def target(self, m: Member) -> ArtifactTarget | None:
+        """What this node shall get; None: nothing fits it, or its class is not known yet."""
+        v = self.by_class.get(m.hardware_class) if m.hardware_class is not None else None
+        if v is None or v.platform != m.platform:
+            return None
+        return ArtifactTarget(
+            revision=self.revision,
+            reference=self.reference,
+            digest=v.digest,
+            variant=v.name,
+            size_bytes=v.size_bytes,
+            file_bytes=v.file_bytes,
+        )
+
+    def is_assigned(self, m: Member) -> bool:
+        """Whether the node is told to fetch or activate exactly this."""
+        return m.assigned is not None and m.assigned.target == self.target(m)
+
+
+def fetch(observed: Observed, m: Member, target: ArtifactTarget) -> Member:
+    """Download ahead; what serves goes on serving."""
+    return m.with_assigned(_assigned(observed, m, target, Swap.PREFETCH))
+
+
+def activate(observed: Observed, m: Member, target: ArtifactTarget, wave: int) -> Member:
+    """Check and switch."""
+    a = _assigned(observed, m, target, Swap.ACTIVATE)
+    if m.assigned is not None and m.assigned.target == target:
+        a = a.replace(attempt=m.assigned.attempt)
+    return m.with_assigned(a.replace(wave=wave, replaces=m.running_digest))
+
+
+def put_back(observed: Observed, m: Member, target: ArtifactTarget) -> Member:
+    """Activate what was good before, whatever the spec says now.
+
+    Its limits were kept when it was let in; those of the new spec must not hold a node on what was found bad.
+    """
+    a = _assigned(observed, m, target, Swap.ACTIVATE)
+    lenient = HealthCheck(timeout=observed.model.spec.health_check.timeout)
+    return m.with_assigned(a.replace(replaces=m.running_digest, health_check=lenient, budget=Budget()))
+
+
+def again(observed: Observed, m: Member, *, retries: int) -> Member:
+    """The same target, at the next attempt."""
+    if m.assigned is None:
+        return m
+    attempt = max(m.assigned.attempt, m.reported.attempt if m.answer is not None and m.reported is not None else 0)
+    return m.with_assigned(m.assigned.replace(attempt=attempt + 1, retries=retries, assigned_at=observed.now))
+
+
+def withhold(observed: Observed, m: Member) -> Member:
+    """Back to fetching only: it may not switch now."""
+    if m.assigned is None:
+        return m
+    return m.with_assigned(m.assigned.replace(swap=Swap.PREFETCH, wave=0, replaces="", assigned_at=observed.now))
+
+
+def refresh(observed: Observed, m: Member) -> Member:
+    """New limits for what it has already: no switch is needed, so no permission either. What failed gets a new chance."""
+    spec, a = observed.model.spec, m.assigned
+    if a is None or (a.health_check, a.budget) == (spec.health_check, spec.compression.budget):
+        return m
+    stage = m.stage
+    m = m.with_assigned(a.replace(health_check=spec.health_check, budget=spec.compression.budget))
+    return again(observed, m, retries=0) if stage is Stage.FAILED else m
+
+
+def _assigned(observed: Observed, m: Member, target: ArtifactTarget, swap: Swap) -> AssignedModel:
+    meta, spec = observed.model.metadata, observed.model.spec
+    return AssignedModel(
+        namespace=meta.namespace,
+        name=meta.name,
+        target=target,
+        swap=swap,
+        attempt=_attempt(m, target),
+        assigned_at=observed.now,
+        serving=spec.serving,
+        health_check=spec.health_check,
+        budget=spec.compression.budget,
+    )
+
+
+def _attempt(m: Member, target: ArtifactTarget) -> int:
+    """1, unless these very bytes failed here before: then one more than that, or the node would not try."""
+    r = m.reported
+    if r is not None and r.digest == target.digest and r.state is TargetState.FAILED:
+        return r.attempt + 1
+    return 1

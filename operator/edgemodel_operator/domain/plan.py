@@ -1,0 +1,88 @@
+"""`plan`: what is so → what shall be done, the status to write, and when to ask again. Pure and total."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from edgemodel_api import reasons
+from edgemodel_api.edgemodel_status import EdgeModelStatus
+
+from .actions import Action, Assign, AssignTrial, Event, Unassign, UnassignTrial
+from .carry import carried_over
+from .conditions import conditions_of
+from .counts import node_counts
+from .events import events_of
+from .observed import Observed
+from .outcome import Flag, Outcome, Say
+from .phases import decide
+from .pool import Member, Pool, goes_offline_at, members, outsiders
+from .resolve import wanted_revision
+from .text import counted, listed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass came to.
+
+    Write `status` first, then carry out `actions`: everything is decided from both together, so a restart in between
+    only has to plan again. Nothing changes until an object does, or until `wake_at`.
+    """
+
+    actions: tuple[Action, ...]
+    status: EdgeModelStatus
+    events: tuple[Event, ...]
+    wake_at: datetime | None
+
+
+def plan(observed: Observed) -> Plan:
+    """The next pass. With its actions and status applied, planning again at the same time gives no actions and this status."""
+    model, now = observed.model, observed.now
+    pool, others = members(observed), outsiders(observed)
+    if model.metadata.deletion_timestamp is not None:
+        outcome = _terminating(observed, pool, others)
+    else:
+        revision, platforms = wanted_revision(model, observed.nodes)
+        classes = frozenset(m.hardware_class for m in pool if m.hardware_class is not None and m.platform in platforms)
+        status = carried_over(model, revision, platforms, classes, len(pool), now)
+        outcome = decide(observed, status, pool)
+    status = outcome.status
+    status = status.replace(
+        nodes=node_counts(outcome.pool, status.revision, status.rollout),
+        conditions=conditions_of(model.status.conditions, outcome, model.metadata.generation, now),
+    )
+    actions: list[Action] = [] if outcome.start is None else [outcome.start]
+    for before, after in zip(pool, outcome.pool, strict=True):
+        actions += _differences(observed, before, after)
+    for m in others:
+        actions += _differences(observed, m, m.with_assigned(None).with_trial(None))
+    wakes = [w for w in (*outcome.wakes, goes_offline_at(pool, observed.settings.offline_after)) if w and w > now]
+    return Plan(tuple(actions), status, events_of(model.status, status), min(wakes, default=None))
+
+
+def _differences(observed: Observed, before: Member, after: Member) -> list[Action]:
+    meta, actions = observed.model.metadata, list[Action]()
+    if after.assigned != before.assigned:
+        if after.assigned is None:
+            actions.append(Unassign(after.name, meta.namespace, meta.name))
+        else:
+            actions.append(Assign(after.name, after.assigned))
+    if after.trial != before.trial:
+        if after.trial is None:
+            actions.append(UnassignTrial(after.name, meta.namespace, meta.name))
+        else:
+            actions.append(AssignTrial(after.name, after.trial))
+    return actions
+
+
+def _terminating(observed: Observed, pool: Pool, others: Pool) -> Outcome:
+    """Everything is taken from the nodes; who still serves it is told."""
+    left = [m.name for m in (*pool, *others) if m.online and m.reported is not None]
+    text = f"{counted(len(left), 'node')} that can be reached still have it{f': {listed(left)}' if left else ''}"
+    say = Say(reasons.TERMINATING, text)
+    gone = tuple(m.with_assigned(None).with_trial(None) for m in pool)
+    status = observed.model.status.replace(observed_generation=observed.model.metadata.generation)
+    return Outcome(gone, status, ready=Flag(False, say), doing=say)
+
+
+__all__ = ["Plan", "plan", "wanted_revision"]

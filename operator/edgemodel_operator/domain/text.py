@@ -1,0 +1,33 @@
+"""Sentences for conditions and events: bounded, and the same for the same state (no time that passes)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+MESSAGE_LIMIT = 1024
+
+
+def shortened(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """At most `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def listed(items: Sequence[str], limit: int = 5) -> str:
+    """The first few, and how many more.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def clock(at: datetime) -> str:
+    """`12:00:05Z`; with the date where that is another day's business is the reader's to see in the object."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"

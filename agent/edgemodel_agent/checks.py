@@ -18,7 +18,7 @@ from edgemodel_oci.golden import GoldenScore, compare_outputs, load_golden
 
 from .measured import Latency, measured_of
 from .processes import ServerProcess
-from .server.control import ControlClient
+from .server.control import ControlClient, Timed
 from .store import Loaded
 
 Answer = TypeVar("Answer")
@@ -139,11 +139,14 @@ class Checker:
         actual = self.ask("the golden cases", lambda client: client.infer_cases(inputs))
         return compare_outputs(actual, expected, cases)
 
+    def timed(self, runs: int) -> Timed:
+        """Time so many inferences, one after another."""
+        return self.ask("timing", lambda client: client.latency(runs))
+
     def latency(self, seconds: float = TIMING_SECONDS) -> Latency:
         """Time the model for about `seconds`."""
-        first = self.ask("timing", lambda client: client.latency(MIN_RUNS))
-        runs = int(min(MAX_RUNS, max(MIN_RUNS, seconds / max(first.median, 1e-6))))
-        timed = self.ask("timing", lambda client: client.latency(runs))
+        first = self.timed(MIN_RUNS)
+        timed = self.timed(int(min(MAX_RUNS, max(MIN_RUNS, seconds / max(first.median, 1e-6)))))
         return Latency(timed.median, timed.p99)
 
 

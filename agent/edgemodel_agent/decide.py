@@ -110,7 +110,7 @@ def doubled(base: timedelta, count: int, limit: timedelta) -> timedelta:
     """`base`·2^(count−1), at most `limit`; zero for count 0."""
     if count <= 0:
         return timedelta(0)
-    return min(limit, base * 2 ** min(count - 1, 20))
+    return min(limit, base * (1 << min(count - 1, 20)))
 
 
 def due(not_before: datetime, now: datetime, longest: timedelta) -> bool:

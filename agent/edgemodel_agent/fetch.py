@@ -8,16 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from edgemodel_api import reasons
+from edgemodel_api.edgenode import ArtifactTarget
+from edgemodel_api.errors import EdgeModelError, InputError, TransientError
+from edgemodel_api.quantities import format_bytes
 from edgemodel_oci.artifact import read_variant
 from edgemodel_oci.pack import unpack_file
 from edgemodel_oci.pull import fetch_blob
 from edgemodel_oci.reference import Reference
 from edgemodel_oci.repository import open_repository
-
-from edgemodel_api import reasons
-from edgemodel_api.edgenode import ArtifactTarget
-from edgemodel_api.errors import EdgeModelError, InputError, TransientError
-from edgemodel_api.quantities import format_bytes
 
 from .decide import RETRY_BASE, RETRY_MAX, doubled
 from .state import Retry
@@ -110,7 +109,7 @@ def _read_record(target: ArtifactTarget) -> VariantRecord:
     return VariantRecord(
         digest=target.digest,
         variant=found.name,
-        revision=found.revision,
+        revision=target.revision,
         weight=blob(found.weight),
         golden=blob(found.golden),
         golden_spec=found.golden_spec,

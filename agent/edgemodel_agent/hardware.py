@@ -7,44 +7,15 @@ import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
-from edgemodel_api.hardware import RELEVANT_FEATURES, Hardware, classify
+from edgemodel_api.hardware import RELEVANT_FEATURES, CpuInfo, Hardware, classify, parse_cpuinfo
+
+__all__ = ["CpuInfo", "detect", "installed_runtimes", "memory_limit", "parse_cpuinfo", "usable_cores"]
 
 #: Packages that execute models; `EdgeNode.status.runtimes` names those that are installed.
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
-
-
-class CpuInfo(NamedTuple):
-    """What /proc/cpuinfo says."""
-
-    model: str
-    flags: frozenset[str]
-
-
-def parse_cpuinfo(text: str) -> CpuInfo:
-    """The CPU's name, and the flags that *every* core has.
-
-    x86 writes `flags` and `model name`, Arm writes `Features` and, on some kernels, `Model` or `Hardware`; Arm's
-    big and little cores may differ, and code may run on either, hence the intersection.
-    """
-    names: dict[str, str] = {}
-    flags: frozenset[str] | None = None
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if not colon:
-            continue
-        key, value = key.strip(), value.strip()
-        if key in ("flags", "Features"):
-            words = frozenset(value.split())
-            flags = words if flags is None else flags & words
-        elif key in ("model name", "Model", "Hardware", "CPU part"):
-            names.setdefault(key, value)
-    part = f"Arm part {names['CPU part']}" if "CPU part" in names else ""
-    model = names.get("model name") or names.get("Model") or names.get("Hardware") or part
-    return CpuInfo(model, flags or frozenset())
 
 
 def installed_runtimes(names: Iterable[str] = RUNTIMES) -> dict[str, str]:

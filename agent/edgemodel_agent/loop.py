@@ -34,6 +34,8 @@ from .trials import TrialRunner
 
 log = logging.getLogger(__name__)
 
+Runner = ModelRunner | TrialRunner
+
 SWEEP_SECONDS = 10.0
 #: Names become folders.
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
@@ -174,7 +176,8 @@ class Agent:
         for key in sorted(self.models):
             self.models[key].step(models.get(key), now)
         for key in sorted(self.trials):
-            busy = any(r.job is not None for r in (*self.models.values(), *self.trials.values()))
+            runners: tuple[Runner, ...] = (*self.models.values(), *self.trials.values())
+            busy = any(r.job is not None for r in runners)
             busy = busy or any(r.upkeep is not None for r in self.models.values())
             self.trials[key].step(trials.get(key), now, quiet=not busy)
         self.models = {k: r for k, r in self.models.items() if not r.removed}
@@ -185,7 +188,7 @@ class Agent:
         return bool(NAME.match(namespace) and NAME.match(name))
 
     def _housekeeping(self) -> None:
-        runners = (*self.models.values(), *self.trials.values())
+        runners: tuple[Runner, ...] = (*self.models.values(), *self.trials.values())
         jobs = [j for r in runners for j in (r.job, getattr(r, "upkeep", None)) if j is not None]
         if self.node.collect and not jobs and self.desired is not None:
             self.node.collect = False
@@ -258,7 +261,7 @@ class Agent:
 
     def stop(self) -> None:
         """Drain all servers, or leave them to the next agent; measurements and checks end at once."""
-        runners = (*self.models.values(), *self.trials.values())
+        runners: tuple[Runner, ...] = (*self.models.values(), *self.trials.values())
         for runner in runners:
             runner.stop()
         deadline = time.monotonic() + DRAIN_SECONDS

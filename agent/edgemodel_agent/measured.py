@@ -9,6 +9,8 @@ import numpy as np
 from edgemodel_api.edgenode import Measured
 from edgemodel_oci.golden import GoldenScore
 
+from .pairs import Slowdown
+
 
 def number(value: float) -> str:
     """A measured number as the status writes it: a decimal string of six significant digits, never an exponent."""
@@ -25,7 +27,9 @@ class Latency:
     p99: float
 
 
-def measured_of(score: GoldenScore | None, latency: Latency | None, peak: int | None) -> Measured:
+def measured_of(
+    score: GoldenScore | None, latency: Latency | None, peak: int | None, *, slowdown: Slowdown | None = None
+) -> Measured:
     """As the status writes it; an error that is no finite number is left out (the message tells)."""
     return Measured(
         latency_median_seconds=None if latency is None else number(latency.median),
@@ -33,4 +37,6 @@ def measured_of(score: GoldenScore | None, latency: Latency | None, peak: int | 
         peak_memory_bytes=peak,
         golden_error=None if score is None or not np.isfinite(score.error) else number(score.error),
         golden_agreement=None if score is None or score.agreement is None else number(score.agreement),
+        slowdown=None if slowdown is None else number(slowdown.value),
+        slowdown_low=None if slowdown is None else number(slowdown.low),
     )

@@ -110,18 +110,25 @@ class Node:
         finally:
             self._fetching.release()
 
-    def retire(self, server: ServerProcess | None, patience: float = DRAIN_SECONDS) -> None:
-        """Let a server finish what it has in flight and exit; the loop kills it when its patience ends."""
+    def retire(
+        self, server: ServerProcess | None, patience: float = DRAIN_SECONDS, *, hand_over: bool = False
+    ) -> list[int]:
+        """Let a server finish what it has in flight and exit; the loop kills it when its patience ends.
+
+        With `hand_over`: descriptors of the clients' connections that are idle, for the server that follows.
+        """
         if server is None or not server.alive():
-            return
+            return []
+        idle: list[int] = []
         try:
             with server.client(timeout=2.0) as client:
-                client.drain()
+                idle = client.drain(hand_over=hand_over)
         except (OSError, EdgeModelError) as error:
             log.warning("server %d does not answer its drain (%s): terminated", server.pid, error)
             server.signal(signal.SIGTERM)
             patience = min(patience, 5.0)
         self.retiring.append(Retiring(server, time.monotonic() + patience))
+        return idle
 
     def step_retiring(self) -> None:
         """Kill those whose patience has ended; forget those that are gone."""

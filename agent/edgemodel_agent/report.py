@@ -12,6 +12,7 @@ from edgemodel_api.edgenode import (
     EdgeNodeStatus,
     ModelStatus,
     RunningModel,
+    Swap,
     TargetState,
     TrialStatus,
 )
@@ -42,7 +43,7 @@ def progress_of(desired: AssignedModel, state: ModelState, facts: Facts, now: da
     if mine and facts.work is Work.CHECK:
         return TargetState.CHECKING, "", ""
     if desired.target.digest in facts.present:
-        if desired.swap is decide.Swap.PREFETCH:
+        if desired.swap is Swap.PREFETCH:
             return TargetState.DOWNLOADED, "", "downloaded and verified; waiting for the permission to switch"
         return TargetState.DOWNLOADED, "", ""
     retry = state.retry

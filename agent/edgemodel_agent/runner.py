@@ -137,9 +137,9 @@ class ModelRunner:
             case decide.Restart(deployed):
                 self._begin_restart(deployed, now)
             case decide.Recheck() if desired is not None and self.slot.server is not None:
-                body = partial(work.recheck, node, server=self.slot.server, desired=desired)
+                recheck = partial(work.recheck, node, server=self.slot.server, desired=desired)
                 context = (self.slot.server, time.monotonic())
-                self.upkeep = jobs.start(Job(Work.RECHECK, desired.target.digest, context), body, node.wake)
+                self.upkeep = jobs.start(Job(Work.RECHECK, desired.target.digest, context), recheck, node.wake)
             case decide.RollBack(failure):
                 self._roll_back(failure, now)
             case decide.Remove():
@@ -370,6 +370,7 @@ class ModelRunner:
         self.save(died(self.state, message, now))
 
     def _rechecked(self, job: Job, now: datetime) -> None:
+        server: ServerProcess
         server, began = job.context
         took = time.monotonic() - began
         self._next_recheck = time.monotonic() + max(self.node.options.recheck, took / RECHECK_SHARE)

@@ -13,6 +13,7 @@ from edgemodel_api.errors import EdgeModelError, RefusedError
 from .decide import STABLE_AFTER
 from .node import Node
 from .processes import BACKLOG, ServerProcess, belongs, bind_listener, port_of
+from .server.wire import close_fds
 from .state import ModelState
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ class ServingSlot:
         self.key = key
         self.server: ServerProcess | None = None
         self.listener: socket.socket | None = None
+        self.parked: list[int] = []
+        """Clients' idle connections that wait for the next server (descriptors)."""
 
     def alive(self) -> bool:
         """Whether a server answers."""
@@ -62,13 +65,26 @@ class ServingSlot:
         server.accepted = True
 
     def install(self, server: ServerProcess | None, listener: socket.socket | None) -> None:
-        """Make this server the model's; the former one drains, a former socket closes."""
+        """Make this server the model's; the former one drains, a former socket closes.
+
+        Idle connections of clients go from the former server to this one; without one, they wait for the next, as
+        new connections do in the listening socket's queue; without a listener, nothing follows, and they close.
+        """
         old, self.server = self.server, server
         if self.listener is not None and self.listener is not listener:
             self.listener.close()
         self.listener = listener
         if old is not None and old is not server:
-            self.node.retire(old)
+            self.parked += self.node.retire(old, hand_over=listener is not None)
+        if server is not None and self.parked:
+            try:
+                with server.client() as client:
+                    client.take(self.parked)
+            except (OSError, EdgeModelError) as error:
+                log.warning("%s: %d idle connections were lost: %s", self.key, len(self.parked), error)
+        if server is not None or listener is None:
+            close_fds(self.parked)
+            self.parked = []
 
     def release(self, listener: socket.socket | None) -> None:
         """Close a socket that a check did not need in the end."""

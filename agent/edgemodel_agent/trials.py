@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+
+import numpy as np
 
 from edgemodel_api import reasons
 from edgemodel_api.edgenode import ArtifactTarget, AssignedTrial, TrialResult
@@ -14,6 +17,7 @@ from edgemodel_api.errors import EdgeModelError
 
 from . import decide, jobs, work
 from .checks import (
+    MIN_RUNS,
     Checker,
     CheckFailedError,
     Limits,
@@ -28,48 +32,70 @@ from .files import write_json
 from .jobs import CancelledError, Job
 from .measured import Latency, measured_of
 from .node import Node
+from .pairs import Slowdown, enough, slowdown
 from .processes import ServerProcess, bind_listener
 from .state import TrialState
 from .store import DamagedError, Loaded
 
 log = logging.getLogger(__name__)
 
-#: Candidate and source are timed in turns, so that both see the same weather.
-ROUNDS = 5
-ROUND_SECONDS = 0.25
+#: Candidate and source are timed in turns, so that both see the same weather; many short rounds rather than few long
+#: ones, so that a burst of other work spoils a few of them and not the median.
+ROUND_SECONDS = 0.008
+MAX_RUNS_PER_ROUND = 50
+#: Time for all rounds, rests included.
+TRIAL_SECONDS = 4.0
 
 
-def interleaved(candidate: Checker, source: Checker | None, *, rounds: int = ROUNDS) -> tuple[Latency, float | None]:
-    """(the candidate's latency, the source's median beside it), each the median over the rounds.
+@dataclass(frozen=True)
+class Timing:
+    """A candidate's latency, and beside the source its slowdown (None for the source itself)."""
+
+    latency: Latency
+    slowdown: Slowdown | None = None
+
+
+def interleaved(candidate: Checker, source: Checker | None, *, seconds: float = TRIAL_SECONDS) -> Timing:
+    """Time the candidate, and the source in turns with it, in alternating order.
 
     Between rounds the node rests as long as a round took: what it serves meanwhile gets at least half of the CPU.
     """
-    ours: list[Latency] = []
-    theirs: list[float] = []
-    for turn in range(rounds):
-        began = time.monotonic()
-        pair = [candidate] if source is None else [candidate, source]
-        for checker in pair if turn % 2 == 0 else reversed(pair):
-            timed = checker.latency(ROUND_SECONDS)
+    pair = [candidate] if source is None else [candidate, source]
+    runs = {checker: _runs(checker) for checker in pair}
+    rounds: dict[Checker, list[float]] = {checker: [] for checker in pair}
+    single: list[float] = []
+    began = time.monotonic()
+    while True:
+        turn = time.monotonic()
+        for checker in pair if len(rounds[candidate]) % 2 == 0 else reversed(pair):
+            timed = checker.timed(runs[checker])
+            rounds[checker].append(timed.median)
             if checker is candidate:
-                ours.append(timed)
-            else:
-                theirs.append(timed.median)
-        if turn + 1 < rounds:
-            time.sleep(min(1.0, time.monotonic() - began))
-    latency = Latency(statistics.median(t.median for t in ours), statistics.median(t.p99 for t in ours))
-    return latency, statistics.median(theirs) if theirs else None
+                single.extend(timed.seconds)
+        spent = time.monotonic() - began
+        if enough(rounds[candidate], rounds[pair[-1]], spent=spent, seconds=seconds):
+            break
+        time.sleep(min(1.0, time.monotonic() - turn))
+    latency = Latency(statistics.median(rounds[candidate]), float(np.percentile(single, 99)))
+    return Timing(latency, None if source is None else slowdown(rounds[candidate], rounds[source]))
 
 
-def normalised(latency: Latency, beside: float | None, source: float | None) -> Latency:
-    """The candidate's latency as it would be on the day when the source was measured.
+def _runs(checker: Checker) -> int:
+    """How many inferences fill a round; asked twice, as the first ones warm up."""
+    checker.timed(MIN_RUNS)
+    return int(min(MAX_RUNS_PER_ROUND, max(1, ROUND_SECONDS / max(checker.timed(MIN_RUNS).median, 1e-6))))
+
+
+def normalised(timing: Timing, source: float | None) -> Timing:
+    """The candidate's latency as it would be on the day when the source was measured, `source` seconds.
 
     Dividing two of the reported numbers then gives the ratio that was measured side by side, whatever the clock rate
     of the CPU did between the measurements.
     """
-    if not beside or not source:
-        return latency
-    return Latency(latency.median * source / beside, latency.p99 * source / beside)
+    if timing.slowdown is None or not source or timing.latency.median <= 0:
+        return timing
+    median = source * (1 + timing.slowdown.value)
+    return replace(timing, latency=Latency(median, timing.latency.p99 * median / timing.latency.median))
 
 
 def measure(
@@ -84,7 +110,7 @@ def measure(
     """Measure one candidate. A candidate that fails has a result too; only damage and cancelling raise."""
     servers: list[ServerProcess] = []
     listener = bind_listener("127.0.0.1", None)
-    score = latency = peak = None
+    score = timing = peak = None
     limits: Limits | None = None
     reason, message = reasons.PASSED, ""
 
@@ -103,12 +129,14 @@ def measure(
         score = ours.golden(loaded)
         if problem := judge_golden(score, limits.golden):
             raise CheckFailedError(problem, reason=reasons.GOLDEN_MISMATCH)
-        theirs = begin(yardstick)[0] if yardstick is not None else None
-        latency, beside = interleaved(ours, theirs)
-        latency = normalised(latency, beside, source_median)
+        theirs = None
+        if yardstick is not None:
+            theirs, beside = begin(yardstick)
+            theirs.golden(beside)  # both are then timed with the same inputs
+        timing = normalised(interleaved(ours, theirs), source_median)
         peak = servers[0].peak_memory()
         for problem, why in (
-            (judge_latency(latency, limits), reasons.TOO_SLOW),
+            (judge_latency(timing.latency, limits), reasons.TOO_SLOW),
             (judge_memory(peak, limits), reasons.TOO_MUCH_MEMORY),
         ):
             if problem:
@@ -128,7 +156,9 @@ def measure(
         passed=reason == reasons.PASSED,
         reason=reason,
         message=message,
-        measured=measured_of(score, latency, peak),
+        measured=measured_of(
+            score, timing.latency if timing else None, peak, slowdown=timing.slowdown if timing else None
+        ),
     )
 
 

@@ -1,0 +1,1 @@
+"""One module a command; `main` wires them to the command line."""

@@ -1,0 +1,104 @@
+"""`edgemodel validate`: is this manifest one that a run could begin with, and what does it say?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgemodel_api.edgemodel import EdgeModel, Format, Step
+from edgemodel_api.quantities import format_bytes
+from edgemodel_cli.manifest_file import ManifestFile, read_manifest, remote_files
+
+
+def validate(file: Path, *, as_json: bool) -> int:
+    """Print what was understood; the exit code.
+
+    Raises:
+        InputError: something is wrong; one line for each complaint.
+    """
+    manifest = read_manifest(file)
+    if as_json:
+        print(json.dumps(to_json(manifest), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(understood(manifest)))
+    return 0
+
+
+def to_json(manifest: ManifestFile) -> dict[str, object]:
+    """The manifest with its defaults filled in, and the local files with their digests."""
+    return {
+        "valid": True,
+        "namespace": manifest.model.metadata.namespace,
+        "name": manifest.model.metadata.name,
+        "spec": manifest.model.spec.to_json(),
+        "files": [
+            {"field": f.field, "path": str(f.path), "sizeBytes": f.size, "sha256": f.sha256} for f in manifest.files
+        ],
+        "notes": list(notes(manifest.model)),
+    }
+
+
+def understood(manifest: ManifestFile) -> Iterator[str]:
+    """The manifest in sentences."""
+    model, spec = manifest.model, manifest.model.spec
+    yield f"{model.key} is valid."
+    local = {f.field: f for f in manifest.files}
+    for field, remote in remote_files(model):
+        found = local.get(field)
+        what = f"{format_bytes(found.size)}, sha256 {found.sha256[:12]}…" if found else "is read when the Job runs"
+        yield f"  {field.removeprefix('spec.'):18} {remote.uri} ({what})"
+    yield f"  {'quality':18} {_quality(model)}"
+    budget = ", ".join(f"{k} {v}" for k, v in spec.compression.budget.to_json().items())
+    yield f"  {'budget':18} {budget}"
+    yield f"  {'steps':18} {_steps(spec.compression.steps)}, objective {spec.compression.objective}"
+    waves = ", then ".join(f"{w.nodes} (soak {w.soak})" for w in spec.rollout.waves)
+    yield f"  {'waves':18} {waves}"
+    limits = (
+        f"at most {spec.rollout.max_unavailable} unavailable, rolled back beyond {spec.rollout.max_failures} failures"
+    )
+    yield f"  {'limits':18} {limits}; approval {spec.rollout.approval}"
+    selector = spec.node_pool.selector.to_json()
+    chosen = {k: v for k, v in selector.items() if v}
+    yield f"  {'nodes':18} {json.dumps(chosen) if chosen else 'all'}"
+    port = f" at port {spec.serving.port}" if spec.serving.port else ""
+    yield f"  {'serving':18} {spec.serving.mode}{port}"
+    yield from (f"note: {text}" for text in notes(model))
+
+
+def _quality(model: EdgeModel) -> str:
+    validation = model.spec.data.validation
+    if validation is None:
+        return "agreement with the source, on generated inputs (no data.validation)"
+    if validation.labels is None:
+        return "agreement with the source, on data.validation (it names no labels)"
+    return f"{validation.metric} against the labels {validation.labels!r}"
+
+
+def _steps(steps: tuple[Step, ...] | None) -> str:
+    if steps is None:
+        return "searched for within the budget"
+    return " then ".join(_step(s) for s in steps) or "none"
+
+
+def _step(step: Step) -> str:
+    if step.prune is not None:
+        return f"prune {step.prune.sparsity} ({step.prune.method}, {step.prune.granularity})"
+    if step.quantize is not None:
+        return f"quantize {step.quantize.precision} ({step.quantize.scope}, activations {step.quantize.activations})"
+    return "distill"
+
+
+def notes(model: EdgeModel) -> Iterator[str]:
+    """What this version cannot do yet, though the API has it."""
+    spec = model.spec
+    for index, step in enumerate(spec.compression.steps or ()):
+        if step.distill is not None:
+            yield f"spec.compression.steps[{index}].distill is not supported yet: a run will refuse it"
+    others = [f for f in spec.formats if f is not Format.ONNX]
+    if others:
+        yield f"spec.formats: {', '.join(others)} not supported yet: a run will refuse it; leave ONNX"
+    for field, remote in remote_files(model):
+        scheme = remote.uri.partition(":")[0]
+        if scheme in ("s3", "pvc"):
+            yield f"{field}.uri: {scheme}: is not supported yet: a run will refuse it; use https:, oci: or file:"

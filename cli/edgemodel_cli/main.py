@@ -1,0 +1,279 @@
+"""The command line `edgemodel`, also installed as `kubectl edgemodel`.
+
+Exit codes: 0 done, 1 refused by a gate, rolled back or timed out, 2 bad input, 3 something else failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from datetime import timedelta
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from edgemodel_api.errors import EXIT_FAILED, EdgeModelError, InputError
+from edgemodel_api.quantities import parse_duration
+
+DEBUG = "EDGEMODEL_DEBUG"
+
+app = typer.Typer(
+    name="edgemodel",
+    help="Compress a model, prove what that costs, and roll it out to many small machines.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Output(StrEnum):
+    """What standard output carries."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+File = Annotated[Path, typer.Option("-f", "--file", help="Manifest with one EdgeModel; - is standard input.")]
+Nodes = Annotated[int | None, typer.Option("--nodes", help="Number of local nodes, node-1 … node-N; 3 by default.")]
+NodesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--nodes-file",
+        help="YAML with nodes: [{name, labels, address, threads, rehearse: {fault, at, after}}]; "
+        "rehearse makes a node go bad on purpose.",
+    ),
+]
+WorkdirOption = Annotated[
+    Path | None,
+    typer.Option("--workdir", help="Where everything is kept; .edgemodel/NAME beside the manifest by default."),
+]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="json: one object on standard output.")]
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+    if value:
+        try:
+            print(f"edgemodel {version('edgemodel')}")
+        except PackageNotFoundError:
+            print("edgemodel, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    *,
+    show: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        found = parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"--timeout: {error}") from None
+    if found <= timedelta(0):
+        raise InputError(f"--timeout {text}: give more than nothing, such as 30m")
+    return found
+
+
+@app.command()
+def run(
+    *,
+    file: File,
+    nodes: Nodes = None,
+    nodes_file: NodesFile = None,
+    workdir: WorkdirOption = None,
+    output: OutputOption = Output.TEXT,
+    keep_serving: Annotated[
+        bool,
+        typer.Option(
+            "--keep-serving",
+            help="Leave nodes and servers running; a later run rolls over them, edgemodel stop ends them.",
+        ),
+    ] = False,
+    timeout: Annotated[str, typer.Option("--timeout", help="Give up after this time, such as 90s or 1h.")] = "30m",
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Let all waves of the revision begin, where approval is Manual.")
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try a revision again that was refused or rolled back.")
+    ] = False,
+) -> None:
+    """Compress the model and roll it out to local nodes that serve it.
+
+    The cluster's parts, on this machine: a folder is API server and registry, processes are Job and nodes. With the
+    same files nothing is rebuilt; with changed ones a new revision rolls over the old one.
+
+    Nodes made by --nodes carry the labels that the manifest's nodePool selects. What -o json says of nodes is how they
+    were at the end of the rollout; their endpoints answer afterwards only with --keep-serving.
+    """
+    from .commands import run as command
+
+    _end(
+        command.run(
+            command.Options(
+                file=file,
+                nodes=nodes,
+                nodes_file=nodes_file,
+                workdir=workdir,
+                as_json=output is Output.JSON,
+                keep_serving=keep_serving,
+                timeout=_duration(timeout),
+                approve=approve,
+                retry=retry,
+            )
+        )
+    )
+
+
+@app.command()
+def compress(
+    *,
+    file: File,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; it must be new, empty, or from an earlier compress.")
+    ],
+    output: OutputOption = Output.TEXT,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--platform", help="Build for this platform, such as linux/arm64; repeatable. Default: this machine's."
+        ),
+    ] = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="Give up after this time, such as 90s or 1h.")] = "2h",
+) -> None:
+    """Compress the model, without nodes.
+
+    OUT is an OCI image layout (oras and skopeo read it), tagged with the revision, and has beside it NAME.onnx (the
+    best variant, to load at once), report.json and report.html. It appears when all of it is complete.
+    """
+    from .commands import compress as command
+
+    _end(
+        command.compress(
+            command.Options(
+                file=file,
+                out=out,
+                as_json=output is Output.JSON,
+                platforms=tuple(platform or ()),
+                timeout=_duration(timeout),
+            )
+        )
+    )
+
+
+@app.command()
+def validate(*, file: File, output: OutputOption = Output.TEXT) -> None:
+    """Check a manifest and the local files that it names, and print what was understood."""
+    from .commands import validate as command
+
+    _end(command.validate(file, as_json=output is Output.JSON))
+
+
+@app.command()
+def plan(
+    *,
+    file: File,
+    nodes: Nodes = None,
+    nodes_file: NodesFile = None,
+    workdir: WorkdirOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Say what `run` would do, without doing it: revision, platforms, nodes per wave, bytes to download, time."""
+    from .commands import plan as command
+
+    _end(command.plan(file, nodes, nodes_file, workdir, as_json=output is Output.JSON))
+
+
+@app.command()
+def stop(
+    *,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Manifest whose default workdir is meant.")] = None,
+    workdir: Annotated[
+        Path | None,
+        typer.Option("--workdir", help="The workdir; the only one below .edgemodel in the current folder by default."),
+    ] = None,
+) -> None:
+    """Drain and stop everything that `run --keep-serving` left running."""
+    from .commands.stop import stop as command
+
+    stopped = command(_existing(file, workdir))
+    print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@app.command()
+def report(
+    *,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Manifest whose default workdir is meant.")] = None,
+    workdir: Annotated[
+        Path | None,
+        typer.Option("--workdir", help="The workdir; the only one below .edgemodel in the current folder by default."),
+    ] = None,
+) -> None:
+    """Write the HTML report of the last run again, and print its path."""
+    from .commands.report import report as command
+
+    print(command(_existing(file, workdir)))
+
+
+def _existing(file: Path | None, workdir: Path | None) -> Any:
+    from .embedded.workdir import existing_workdir, workdir_for
+    from .manifest_file import load_manifest
+
+    if file is not None and workdir is None:
+        model, base_dir = load_manifest(file)
+        workdir = workdir_for(model, base_dir, None).root
+    return existing_workdir(workdir, Path.cwd())
+
+
+def _end(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The rim: every way to end gives an exit code and at most a few plain lines."""
+    before = signal.signal(signal.SIGINT, _interrupted)
+    try:
+        code = app(args=arguments, standalone_mode=True)
+    except EdgeModelError as error:
+        print(f"edgemodel: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain of it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except Exception as error:  # the rim of the process: one line for the user, the traceback in a file
+        if os.environ.get(DEBUG) == "1":
+            raise
+        print(f"edgemodel: {type(error).__name__}: {error}{_logged()}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    sys.exit(code)
+
+
+def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
+    # Not KeyboardInterrupt: typer would make exit code 1 of it, and 1 means that a gate said no.
+    print("edgemodel: interrupted", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def _logged() -> str:
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="edgemodel-", suffix=".log", delete=False) as f:
+            traceback.print_exc(file=f)
+    except OSError:
+        return f"; set {DEBUG}=1 for a traceback"
+    return f"; traceback in {f.name}"

@@ -1,0 +1,1 @@
+"""The parts of the HTML report: figures as inline SVG, tables as rows of text, one template."""

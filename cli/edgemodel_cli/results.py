@@ -1,0 +1,305 @@
+"""What a run came to, as the one JSON object of `-o json` and as rows of the tables. Pure.
+
+```
+ready, revision, source{sizeBytes, quality, latencyMedianSeconds},
+variants[]{platform, name, digest, sizeBytes, quality, latencyMedianSeconds, accepted, reason},
+nodes[]{name, state, revision, variant, endpoint},
+rollout{waves[]{nodes[], admitted, soak, state}, rolledBack, reason}
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from edgemodel_api import reasons
+from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgenode import OFFLINE_AFTER_SECONDS, EdgeNode, ModelStatus, TargetState
+from edgemodel_api.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, EXIT_REFUSED
+from edgemodel_api.job import JobResult, Outcome
+from edgemodel_api.meta import get_condition
+from edgemodel_api.report import CompressionReport
+from edgemodel_operator.domain.waves import wave_members
+
+SOURCE = "source"
+OFFLINE = "Offline"
+UNASSIGNED = "Unassigned"
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One variant on one platform. Sizes in bytes (stored), latency in seconds, `drop` a fraction of the source's quality."""
+
+    platform: str
+    name: str
+    digest: str | None = None
+    size: int | None = None
+    quality: float | None = None
+    drop: float | None = None
+    latency: float | None = None
+    accepted: bool = False
+    reason: str = ""
+    chosen_for: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As item 7 of the contract names the fields."""
+        return {
+            "platform": self.platform,
+            "name": self.name,
+            "digest": self.digest,
+            "sizeBytes": self.size,
+            "quality": self.quality,
+            "latencyMedianSeconds": self.latency,
+            "accepted": self.accepted,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One node: how far its target is, and what answers requests there."""
+
+    name: str
+    state: str
+    revision: str = ""
+    variant: str = ""
+    endpoint: str = ""
+    reason: str = ""
+    message: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As item 7 of the contract names the fields."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "revision": self.revision,
+            "variant": self.variant,
+            "endpoint": self.endpoint,
+        }
+
+
+@dataclass(frozen=True)
+class WaveRow:
+    """One wave's own members. `admitted` is the cumulative count; `state` is Waiting, Active or Done."""
+
+    nodes: tuple[str, ...]
+    admitted: int
+    soak: str
+    state: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"nodes": list(self.nodes), "admitted": self.admitted, "soak": self.soak, "state": self.state}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended: the exit code, and why in a sentence with its numbers."""
+
+    code: int
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def text(self) -> str:
+        """`Reason: message`."""
+        return ": ".join(part for part in (self.reason, self.message) if part)
+
+
+def ending(model: EdgeModel, job: JobResult | None) -> End | None:
+    """How the revision ended, read from the conditions; None: it has not ended.
+
+    Conditions are those of this generation only: what is said of an earlier spec is no end of this one.
+    """
+    status = model.status
+    if status.observed_generation != model.metadata.generation:
+        return None
+    ready = get_condition(status.conditions, reasons.READY)
+    reconciling = get_condition(status.conditions, reasons.RECONCILING)
+    stalled = get_condition(status.conditions, reasons.STALLED)
+    if reconciling is not None and reconciling.status == "True":
+        return None
+    if stalled is not None and stalled.status == "True":
+        if job is not None and job.outcome is Outcome.INVALID:
+            return End(EXIT_BAD_INPUT, job.reason, job.message)
+        if job is not None and job.outcome is Outcome.FAILED:
+            return End(EXIT_FAILED, job.reason, job.message)
+        if stalled.reason in (reasons.INVALID_INPUT, reasons.NOT_SUPPORTED):
+            return End(EXIT_BAD_INPUT, stalled.reason, stalled.message)
+        return End(EXIT_REFUSED, stalled.reason, stalled.message)
+    if ready is not None and ready.status == "True":
+        return End(EXIT_OK, ready.reason, ready.message)
+    if status.rollout is not None and status.rollout.rolled_back and status.rollout.finished_at is not None:
+        return End(EXIT_REFUSED, status.rollout.reason, status.rollout.message)
+    return None
+
+
+def waiting_for(model: EdgeModel) -> str:
+    """What the model waits for, in the plan's words."""
+    conditions = model.status.conditions
+    for kind in (reasons.RECONCILING, reasons.READY):
+        found = get_condition(conditions, kind)
+        if found is not None:
+            return End(0, found.reason, found.message).text
+    return "nothing was planned yet"
+
+
+def settled(nodes: Iterable[EdgeNode], now: datetime) -> bool:
+    """Whether every node that reports has come to rest: it saw its last spec, and serves or refused what that says."""
+    resting = (TargetState.SERVING, TargetState.FAILED)
+    for node in nodes:
+        if is_offline(node, now):
+            continue
+        if node.status.observed_generation != node.metadata.generation:
+            return False
+        known = {m.key: m for m in node.status.models}
+        for wanted in node.spec.models:
+            found = known.get(wanted.key)
+            if found is None or found.state not in resting:
+                return False
+    return True
+
+
+def is_offline(node: EdgeNode, now: datetime) -> bool:
+    """Whether the node's last report is too old."""
+    last = node.status.last_report_time
+    return last is None or (now - last).total_seconds() > OFFLINE_AFTER_SECONDS
+
+
+def node_row(node: EdgeNode, key: str, now: datetime) -> NodeRow:
+    """One node, as far as this model is concerned."""
+    name = node.metadata.name
+    if is_offline(node, now):
+        return NodeRow(name, OFFLINE)
+    found = next((m for m in node.status.models if m.key == key), None)
+    if found is None:
+        assigned = any(m.key == key for m in node.spec.models)
+        return NodeRow(name, TargetState.PENDING if assigned else UNASSIGNED)
+    return _row(name, found)
+
+
+def _row(name: str, found: ModelStatus) -> NodeRow:
+    if found.running is None:
+        return NodeRow(name, found.state, found.revision, found.variant, "", found.reason, found.message)
+    running = found.running
+    return NodeRow(name, found.state, running.revision, running.variant, running.endpoint, found.reason, found.message)
+
+
+def pool(model: EdgeModel, nodes: Iterable[EdgeNode]) -> tuple[EdgeNode, ...]:
+    """The nodes that the model selects, by name."""
+    chosen = (n for n in nodes if model.spec.node_pool.selector.matches(n.metadata.labels))
+    return tuple(sorted(chosen, key=lambda n: n.metadata.name))
+
+
+def wave_rows(model: EdgeModel, names: Sequence[str]) -> tuple[WaveRow, ...]:
+    """The waves of the current revision with their members."""
+    rollout = model.status.rollout
+    rows = []
+    admitted = 0
+    for index, members in enumerate(wave_members(model.spec.rollout, names)):
+        admitted += len(members)
+        if rollout is None or rollout.revision != model.status.revision or index > rollout.wave:
+            state = "Waiting"
+        elif index < rollout.wave or (rollout.finished_at is not None and not rollout.rolled_back):
+            state = "Done"
+        else:
+            state = "RolledBack" if rollout.rolled_back else "Active"
+        rows.append(WaveRow(members, admitted, model.spec.rollout.waves[index].soak, state))
+    return tuple(rows)
+
+
+def variant_rows(
+    job: JobResult | None, report: CompressionReport | None, model: EdgeModel | None = None
+) -> tuple[VariantRow, ...]:
+    """What the Job said of its variants, then the candidates that only the report knows (the Job's message is short)."""
+    if job is None:
+        return ()
+    chosen: dict[tuple[str, str], list[str]] = {}
+    for v in model.status.variants if model is not None else ():
+        chosen.setdefault((v.platform, v.name), []).append(str(v.hardware_class))
+    rows = [
+        VariantRow(
+            platform=v.platform,
+            name=v.name,
+            digest=v.digest,
+            size=v.size_bytes,
+            quality=v.quality,
+            drop=_drop(job, report, v.name, v.quality),
+            latency=v.latency_median_seconds,
+            accepted=v.accepted,
+            reason=v.reason,
+            chosen_for=tuple(chosen.get((v.platform, v.name), ())),
+        )
+        for v in job.variants
+    ]
+    known = {r.name for r in rows}
+    for c in report.candidates if report is not None else ():
+        if c.name in known or c.accepted:
+            continue
+        m = c.measurement
+        rows += [
+            VariantRow(
+                platform=platform,
+                name=c.name,
+                size=m.size_bytes if m else None,
+                quality=m.quality if m else None,
+                drop=m.quality_drop if m else None,
+                latency=m.latency_median_seconds if m else None,
+                reason="; ".join(r.message for r in c.refusals),
+            )
+            for platform in c.platforms or ("",)
+        ]
+    return tuple(rows)
+
+
+def _drop(job: JobResult, report: CompressionReport | None, name: str, quality: float | None) -> float | None:
+    """As measured if the report is at hand, else from the rounded numbers; None for the source itself."""
+    if name == SOURCE:
+        return None
+    for c in report.candidates if report is not None else ():
+        if c.name == name and c.measurement is not None:
+            return c.measurement.quality_drop
+    source = job.source.quality if job.source is not None else None
+    higher = report.quality.higher_is_better if report is not None else True
+    if quality is None or not source:
+        return None
+    return (source - quality if higher else quality - source) / abs(source)
+
+
+def source_json(job: JobResult | None) -> dict[str, Any]:
+    """The yardstick; null where it is not known."""
+    source = job.source if job is not None else None
+    return {
+        "sizeBytes": source.size_bytes if source else None,
+        "quality": source.quality if source else None,
+        "latencyMedianSeconds": source.latency_median_seconds if source else None,
+    }
+
+
+def run_json(
+    model: EdgeModel,
+    end: End,
+    *,
+    variants: Sequence[VariantRow],
+    nodes: Sequence[NodeRow],
+    waves: Sequence[WaveRow],
+    job: JobResult | None,
+) -> dict[str, Any]:
+    """The object that `edgemodel run -o json` prints."""
+    rollout = model.status.rollout
+    current = rollout is not None and rollout.revision == model.status.revision
+    return {
+        "ready": end.code == EXIT_OK,
+        "revision": model.status.revision,
+        "source": source_json(job),
+        "variants": [v.to_json() for v in variants],
+        "nodes": [n.to_json() for n in nodes],
+        "rollout": {
+            "waves": [w.to_json() for w in waves],
+            "rolledBack": bool(current and rollout is not None and rollout.rolled_back),
+            "reason": end.text,
+        },
+    }

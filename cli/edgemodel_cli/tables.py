@@ -1,0 +1,125 @@
+"""The tables at the end of a command. Pure: rows in, renderables out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgemodel_api.quantities import format_bytes, format_seconds
+from edgemodel_api.report import QualityBasis, QualityKind
+
+from .results import SOURCE, NodeRow, VariantRow, WaveRow
+
+#: Metrics whose value is a share of the samples, or of a perfect score.
+SHARES = ("Top1", "TopK", "F1", "Agreement")
+NOTHING = "–"
+FILE_WIDTH = 160
+#: More nodes than this fill screens; the rest is counted.
+MAX_NODES_SHOWN = 40
+STYLES = {"Serving": "green", "Failed": "red", "Offline": "yellow", "Done": "green", "RolledBack": "red"}
+
+
+def output_console() -> Console:
+    """For standard output. A file or pipe has no width of its own: it gets room for whole lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
+
+
+def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def variants_table(rows: Sequence[VariantRow], basis: QualityBasis | None) -> RenderableType:
+    """Name, stored size, quality and latency beside the source's, and the verdict; below it why not, a line each."""
+    platforms = sorted({row.platform for row in rows})
+    several = len(platforms) > 1
+    table = _table(
+        "Variants" if several else f"Variants for {', '.join(platforms)}",
+        *(["Platform"] if several else []),
+        "Variant", "Stored", "Smaller", quality_title(basis), "Drop", "Latency", "Of source", "Verdict",
+        right=("Stored", "Smaller", quality_title(basis), "Drop", "Latency", "Of source"),
+    )  # fmt: skip
+    for row in rows:
+        source = next((r for r in rows if r.name == SOURCE and r.platform == row.platform), None)
+        table.add_row(
+            *([row.platform] if several else []),
+            row.name,
+            NOTHING if row.size is None else format_bytes(row.size),
+            times(source.size if source else None, row.size),
+            format_quality(row.quality, basis),
+            NOTHING if row.drop is None else f"{100 * row.drop + 0.0:.2f} %",
+            NOTHING if row.latency is None else format_seconds(row.latency),
+            times(row.latency, source.latency if source else None),
+            verdict(row),
+        )
+    why = dict.fromkeys(f"{row.name}: {row.reason}" for row in rows if row.reason)
+    return Group(table, *(Text(line, style="dim") for line in why), *([Text("")] if why else []))
+
+
+def quality_title(basis: QualityBasis | None) -> str:
+    """What the quality numbers are."""
+    if basis is None or basis.kind is QualityKind.NONE:
+        return "Quality"
+    if basis.kind is QualityKind.AGREEMENT:
+        return f"Agreement with source ({basis.metric})"
+    return basis.metric
+
+
+def format_quality(value: float | None, basis: QualityBasis | None) -> str:
+    """A share as a percentage, anything else with four digits."""
+    if value is None:
+        return NOTHING
+    if basis is not None and basis.metric in SHARES:
+        return f"{100 * value:.2f} %"
+    return f"{value:.4g}"
+
+
+def times(above: float | None, below: float | None) -> str:
+    """`above / below` as `3.84×`."""
+    if above is None or not below:
+        return NOTHING
+    return f"{above / below:.2f}×"
+
+
+def verdict(row: VariantRow) -> Text:
+    """Chosen for which hardware, accepted, or refused."""
+    if row.chosen_for:
+        return Text(f"chosen for {', '.join(row.chosen_for)}", style="bold green")
+    return Text("accepted", style="green") if row.accepted else Text("refused", style="red")
+
+
+def nodes_table(rows: Sequence[NodeRow]) -> RenderableType:
+    """State, revision, variant, endpoint; troubled nodes first if there are too many for a screen."""
+    shown = sorted(rows, key=lambda r: (r.state == "Serving", r.name))[:MAX_NODES_SHOWN]
+    table = _table("Nodes", "Node", "State", "Revision", "Variant", "Endpoint")
+    for row in sorted(shown, key=lambda r: r.name):
+        state = Text(row.state, style=STYLES.get(row.state, ""))
+        if row.reason and row.reason != row.state:
+            state.append(f" ({row.reason})")
+        table.add_row(row.name, state, row.revision or NOTHING, row.variant or NOTHING, row.endpoint or NOTHING)
+    if len(rows) > len(shown):
+        return Group(table, Text(f"… and {len(rows) - len(shown)} more nodes"))
+    return table
+
+
+def waves_table(rows: Sequence[WaveRow]) -> Table:
+    """Who was let in when, and how long each wave had to stay good."""
+    table = _table("Waves", "Wave", "Nodes", "Admitted", "Soak", "State", right=("Wave", "Admitted"))
+    for number, row in enumerate(rows, start=1):
+        state = Text(row.state, style=STYLES.get(row.state, ""))
+        table.add_row(str(number), names(row.nodes), str(row.admitted), row.soak, state)
+    return table
+
+
+def names(given: Sequence[str], limit: int = 6) -> str:
+    """The first few names, and how many more there are."""
+    if len(given) <= limit:
+        return ", ".join(given) or NOTHING
+    return f"{', '.join(given[: limit - 1])} and {len(given) - limit + 1} more"

@@ -1,0 +1,50 @@
+"""`edgemodel compress`: the Job alone."""
+
+import json
+
+import onnx
+import pytest
+
+from edgemodel_oci.artifact import read_index
+from edgemodel_oci.reference import Reference
+from edgemodel_oci.repository import open_repository
+
+
+def test_a_folder_with_everything(project):
+    out = project.folder / "out"
+    ended = project.compress("--out", out, "-o", "json")
+    assert ended.code == 0, ended
+    found = ended.json
+    (file,) = found["modelFiles"].values()
+    onnx.checker.check_model(onnx.load(file))
+    assert sorted(p.name for p in out.iterdir()) == [
+        "blobs", "index.json", "oci-layout", "report.html", "report.json", "tiny.onnx",
+    ]  # fmt: skip
+    index = read_index(open_repository(Reference.parse(f"oci-layout://{out}")), found["revision"])
+    assert index.descriptor.digest == found["digest"]
+    assert {v["digest"] for v in found["variants"] if v["digest"]} == {d.digest for d in index.variants}
+    assert json.loads((out / "report.json").read_text())["revision"] == found["revision"]
+
+    again = project.compress("--out", out, "-o", "json")
+    assert again.json["digest"] == found["digest"], "two runs give the same digests"
+    assert sorted(p.name for p in project.folder.iterdir()) == ["edgemodel.yaml", "m.onnx", "out", "v.npz"]
+
+
+REFUSALS = {
+    "gate": ({"maxSize": "100"}, 1, "maxSize 100"),
+    "bad input": (None, 2, "m.onnx"),
+}
+
+
+@pytest.mark.parametrize(("budget", "code", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_nothing_is_written_unless_it_is_complete(project, budget, code, message):
+    if budget is None:
+        (project.folder / "m.onnx").write_bytes(b"this is no model")
+    else:
+        project.spec["compression"]["budget"].update(budget)
+        project.write()
+    ended = project.compress("--out", project.folder / "out")
+    assert ended.code == code, ended
+    assert message in ended.err
+    assert sorted(p.name for p in project.folder.iterdir()) == ["edgemodel.yaml", "m.onnx", "v.npz"]
+    assert project.left_over() == []

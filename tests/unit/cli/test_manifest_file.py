@@ -1,0 +1,116 @@
+import hashlib
+import os
+
+import pytest
+
+from edgemodel_api.errors import InputError
+from edgemodel_api.revision import revision_of
+from edgemodel_cli.manifest_file import local_path, read_manifest
+from edgemodel_compressor import sources
+
+MANIFEST = """
+apiVersion: edgemodel.dev/v1alpha1
+kind: EdgeModel
+metadata: {name: m}
+spec:
+  source: {uri: "%s"%s}
+  data:
+    validation: {uri: "file:data/v.npz"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    (tmp_path / "data" / "v.npz").write_bytes(b"data")
+    return tmp_path
+
+
+def write(folder, uri="file:m.onnx", more=""):
+    path = folder / "edgemodel.yaml"
+    path.write_text(MANIFEST % (uri, more))
+    return path
+
+
+def test_local_files_get_their_digest(folder):
+    found = read_manifest(write(folder))
+    digest = hashlib.sha256(b"model").hexdigest()
+    assert found.model.spec.source.sha256 == digest
+    assert found.model.spec.data.validation.sha256 == hashlib.sha256(b"data").hexdigest()
+    assert found.base_dir == folder
+    assert [(f.field, f.size) for f in found.files] == [("spec.source", 5), ("spec.data.validation", 4)]
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "data/v.npz"])
+def test_a_changed_file_is_another_revision(folder, name):
+    before = revision_of(read_manifest(write(folder)).model.spec, ["linux/amd64"])
+    (folder / name).write_bytes(b"other")
+    assert revision_of(read_manifest(write(folder)).model.spec, ["linux/amd64"]) != before
+
+
+def test_the_folder_does_not_count(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    os.rename(folder / "data", other / "data")
+    os.rename(folder / "m.onnx", other / "m.onnx")
+    (folder / "data").mkdir()
+    (folder / "m.onnx").write_bytes(b"model")
+    (folder / "data" / "v.npz").write_bytes(b"data")
+    revisions = {revision_of(read_manifest(write(f)).model.spec, ["linux/amd64"]) for f in (folder, other)}
+    assert len(revisions) == 1
+
+
+URIS = {
+    "relative": ("file:m.onnx", "{base}/m.onnx"),
+    "below": ("file:a/m.onnx", "{base}/a/m.onnx"),
+    "rooted": ("file:/a/m.onnx", "/a/m.onnx"),
+    "absolute": ("file:///a/m.onnx", "/a/m.onnx"),
+    "localhost": ("file://localhost/a/m.onnx", "/a/m.onnx"),
+    "spaces": ("file:my%20model.onnx", "{base}/my model.onnx"),
+}
+
+
+@pytest.mark.parametrize(("uri", "path"), URIS.values(), ids=URIS)
+def test_local_path(tmp_path, uri, path):
+    assert str(local_path(uri, tmp_path)) == path.format(base=tmp_path)
+    assert local_path(uri, tmp_path) == sources.local_path(uri, tmp_path), (
+        "the Job must read the file that was digested"
+    )
+
+
+@pytest.mark.parametrize("uri", ["https://example.com/m.onnx", "oci://example.com/m", "oci-layout:///r", "pvc:claim/m"])
+def test_other_uris_are_no_local_files(tmp_path, uri):
+    assert local_path(uri, tmp_path) is None
+
+
+BAD = {
+    "missing": ("file:none.onnx", "", "spec.source.uri: file:none.onnx: there is no file"),
+    "folder": ("file:data", "", "is a folder: name the file in it"),
+    "host": ("file://m.onnx", "", "names a host (m.onnx): write file:m.onnx for a path beside the manifest"),
+    "device": ("file:///dev/null", "", "it is no regular file"),
+    "below a file": ("file:m.onnx/x", "", "cannot be read"),
+    "NUL": ("file:m%00.onnx", "", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("uri", "more", "message"), BAD.values(), ids=BAD)
+def test_bad_files(folder, uri, more, message):
+    with pytest.raises(InputError) as caught:
+        read_manifest(write(folder, uri, more))
+    assert message in caught.value.message
+
+
+def test_a_wrong_digest_names_both(folder):
+    with pytest.raises(InputError) as caught:
+        read_manifest(write(folder, more=f", sha256: {'a' * 64}"))
+    assert hashlib.sha256(b"model").hexdigest() in caught.value.message
+    assert "a" * 64 in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("none.yaml", "cannot be read: No such file"), ("data", "is a folder: name the file in it")]
+)
+def test_bad_manifest_paths(folder, name, message):
+    with pytest.raises(InputError) as caught:
+        read_manifest(folder / name)
+    assert message in caught.value.message

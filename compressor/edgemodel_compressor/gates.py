@@ -4,15 +4,7 @@ Two kinds. *Deterministic* gates (quality, size) give the same verdict on every 
 artifact. *Host* gates (latency, slowdown, memory) hold for the machine that measured: their verdict is reported, and
 taken again by the trial on each kind of node.
 
-**Slowdown.** The statistic is the median of the paired ratios candidate/source over interleaved rounds, with its 95 %
-interval (`evaluate.latency`). A candidate is refused when
-
-1. the interval's lower end is above the limit plus `TIMER_TOLERANCE` (2 %): slower, and not by chance; or
-2. the median itself is above the limit plus `UNSURE_TOLERANCE` (10 %), however wide the interval: a machine too noisy
-   to measure on does not let a slow candidate through.
-
-So two equal models pass under `maxSlowdown: "0%"` though one of them is always a little ahead, and any slowdown of
-more than 10 % is refused, of more than about 3 % wherever the machine is quiet (the interval is then ± 1 %).
+Slowdown is judged by `edgemodel_api.slowdown.too_slow`, as the plan judges the trials on each kind of node.
 """
 
 from __future__ import annotations
@@ -20,15 +12,16 @@ from __future__ import annotations
 from edgemodel_api.edgemodel import Budget
 from edgemodel_api.quantities import format_bytes, format_seconds, parse_duration, parse_percent, parse_quantity
 from edgemodel_api.report import Measurement, Refusal
+from edgemodel_api.slowdown import too_slow
 
-TIMER_TOLERANCE = 0.02
-UNSURE_TOLERANCE = 0.10
 #: Float rounding: a drop of exactly the budget is within it.
 EPSILON = 1e-9
 
-QUALITY, SIZE, LATENCY, MEMORY, SLOWDOWN, LOAD = (
-    "maxQualityDrop", "maxSize", "maxLatency", "maxMemory", "maxSlowdown", "Load",
+QUALITY, SIZE, LATENCY, MEMORY, SLOWDOWN, LOAD, SHRINK = (
+    "maxQualityDrop", "maxSize", "maxLatency", "maxMemory", "maxSlowdown", "Load", "Size",
 )  # fmt: skip
+#: Refusals by these hold wherever the file goes.
+DETERMINISTIC = frozenset({QUALITY, SIZE, LOAD, SHRINK})
 
 
 def deterministic_gates(budget: Budget, measurement: Measurement) -> tuple[Refusal, ...]:
@@ -53,6 +46,19 @@ def check(budget: Budget, measurement: Measurement, *, slowdown_low: float | Non
     return (
         *deterministic_gates(budget, measurement),
         *host_gates(budget, measurement, slowdown_low=slowdown_low),
+    )
+
+
+def shrink_refusal(measurement: Measurement, source: Measurement) -> Refusal | None:
+    """A candidate whose stored layer is not smaller than the source's: it costs quality and saves nothing."""
+    if measurement.size_bytes < source.size_bytes:
+        return None
+    return Refusal(
+        gate=SHRINK,
+        value=float(measurement.size_bytes),
+        limit=float(source.size_bytes),
+        message=f"{measurement.size_bytes} bytes stored, not smaller than the source's {source.size_bytes}: prune more, or"
+        " quantize to Int8 or Int4",
     )
 
 
@@ -111,8 +117,7 @@ def _slowdown(budget: Budget, measurement: Measurement, low: float | None) -> Re
     if slower is None:
         return None
     limit = parse_percent(budget.max_slowdown)
-    surely = (slower if low is None else low) > limit + TIMER_TOLERANCE
-    if not surely and slower <= limit + UNSURE_TOLERANCE:
+    if not too_slow(slower, low, limit):
         return None
     return Refusal(
         gate=SLOWDOWN,

@@ -21,7 +21,9 @@ from edgemodel_api.report import QualityBasis, QualityKind
 from .f1 import f1_drop, f1_interval
 from .intervals import Floats, Interval, Z, mean_interval, paired_difference
 from .metrics import Array, Judge, agreement_judge, check_labels, label_judge
-from .runner import Batches, Run, batch_rows
+from .runner import Arrays, Batches, Run, batch_rows
+
+Mask = npt.NDArray[np.bool_]
 
 #: Under this, the source's quality counts as this: a relative drop must not divide by zero.
 QUALITY_FLOOR = 1e-12
@@ -99,10 +101,15 @@ class Evaluator:
             higher_is_better=self.judge.higher_is_better,
         )
         #: The yardstick.
-        self.source_quality = self._quality(self._source)
+        self.source_quality = self._quality(self._source, np.ones(len(self._source), dtype=bool))
+
+    @property
+    def samples(self) -> int:
+        """How many samples are judged."""
+        return len(self._source)
 
     def evaluate(self, model: Run, *, one_by_one: bool = False) -> Quality:
-        """Quality of a candidate.
+        """Quality of a candidate on all samples.
 
         Args:
             model: the candidate.
@@ -111,10 +118,41 @@ class Evaluator:
         Raises:
             InputError: the model fails on the data, answers NaN, or answers with another shape.
         """
+        everything = np.ones(self.samples, dtype=bool)
+        return self.quality(self.judge_rows(model, everything, one_by_one=one_by_one), everything)
+
+    def sample(self, wanted: int) -> Mask:
+        """About `wanted` samples drawn at random (the same for the same seed); all where there are fewer than 4 × that."""
+        if self.samples < 4 * wanted:
+            return np.ones(self.samples, dtype=bool)
+        unit = self._fixed or 1
+        units = np.random.default_rng(self._seed).permutation(self.samples // unit)[: max(1, wanted // unit)]
+        return np.isin(np.arange(self.samples) // unit, units)
+
+    def judge_rows(self, model: Run, chosen: Mask, *, one_by_one: bool = False) -> Array:
+        """One number (or class) for each chosen sample, for `quality`.
+
+        Args:
+            model: the candidate.
+            chosen: shape [samples].
+            one_by_one: as for `evaluate`.
+
+        Raises:
+            InputError: as `evaluate`.
+        """
         rows = self._fixed or (1 if one_by_one else self._rows)
-        answers = (model(feeds) for feeds in self._data.batches(rows))
-        judged = list(self._judged(answers, self._truths()))
-        return self._quality(np.concatenate(judged))
+        answers = (model(feeds) for feeds in _chosen(self._batches(rows), chosen))
+        return np.concatenate(list(self._judged(answers, self._truths(chosen))))
+
+    def quality(self, rows: Array, chosen: Mask) -> Quality:
+        """What `judge_rows` gave, beside the source on the same samples."""
+        return self._quality(rows, chosen)
+
+    def _batches(self, rows: int) -> Iterator[Arrays]:
+        """Of the data; a model that insists on its batch is spared the remainder."""
+        for feeds in self._data.batches(rows):
+            if self._fixed is None or len(next(iter(feeds.values()))) == self._fixed:
+                yield feeds
 
     def samples_needed(self, quality: Quality, budget: float) -> int | None:
         """About how many samples would pin the drop down to ± `budget`; None: no number would (a budget of 0)."""
@@ -132,7 +170,7 @@ class Evaluator:
         kept: list[Array] = []
         offset = 0
         with self._spool.open("wb") as spool:
-            for feeds in self._data.batches(self._rows):
+            for feeds in self._batches(self._rows):
                 output = source(feeds)[self._output]
                 if _has_nan(output):
                     raise InputError(
@@ -147,17 +185,24 @@ class Evaluator:
                     check_labels(self.judge, labels, output)
                     kept.append(self.judge.rows(output, labels))
                 offset += len(output)
+        if not kept:
+            raise InputError(
+                f"the model takes {self._fixed} samples at a time and the validation data has {self._data.samples}: give more"
+            )
         return np.concatenate(kept)
 
-    def _truths(self) -> Iterator[Array]:
-        """What the rows are judged by, in arbitrary pieces: the caller cuts them to its own batches."""
+    def _truths(self, chosen: Mask) -> Iterator[Array]:
+        """What the chosen rows are judged by, in arbitrary pieces: the caller cuts them to its own batches."""
         if not self.judge.agreement:
-            yield np.asarray(self._labels)
+            yield np.asarray(self._labels)[: len(chosen)][chosen]
             return
+        offset = 0
         with self._spool.open("rb") as spool:
             size = self._spool.stat().st_size
             while spool.tell() < size:
-                yield np.load(spool, allow_pickle=False)
+                piece = np.load(spool, allow_pickle=False)
+                yield piece[chosen[offset : offset + len(piece)]]
+                offset += len(piece)
 
     def _judged(self, answers: Iterator[dict[str, Array]], truths: Iterator[Array]) -> Iterator[Array]:
         pending: Array = next(truths)
@@ -177,14 +222,15 @@ class Evaluator:
                 raise InputError(f"output {self._output!r} has shape {list(output.shape)}, unlike the source's")
             yield self.judge.rows(output, truth)
 
-    def _quality(self, rows: Array) -> Quality:
+    def _quality(self, rows: Array, chosen: Mask) -> Quality:
+        beside = self._source[chosen]
         if self.judge.metric is Metric.F1 and not self.judge.agreement:
-            labels = np.asarray(self._labels)[: len(rows)].reshape(-1)
+            labels = np.asarray(self._labels)[: len(chosen)][chosen].reshape(-1)
             value = f1_interval(labels, rows, seed=self._seed)
-            base = f1_interval(labels, self._source, seed=self._seed).value
-            difference = f1_drop(labels, self._source, rows, seed=self._seed)
+            base = f1_interval(labels, beside, seed=self._seed).value
+            difference = f1_drop(labels, beside, rows, seed=self._seed)
         else:
-            source: Floats = self._source.astype(np.float64)
+            source: Floats = beside.astype(np.float64)
             value = _clip(mean_interval(rows.astype(np.float64)), self.judge)
             base = float(source.mean())
             first, second = (source, rows) if self.judge.higher_is_better else (rows, source)
@@ -214,6 +260,19 @@ def sample_warning(evaluator: Evaluator, quality: Quality, budget: float, name: 
         f"{evaluator.basis.samples} samples tell the quality drop of {name} only to within"
         f" ±{quality.drop_half_width:.2%}, wider than maxQualityDrop {budget:.2%}: {advice}"
     )
+
+
+def _chosen(batches: Iterator[Arrays], chosen: Mask) -> Iterator[Arrays]:
+    """Only the chosen rows, which may make batches smaller (never those of a fixed size: see `Evaluator.sample`)."""
+    offset = 0
+    for feeds in batches:
+        size = len(next(iter(feeds.values())))
+        keep = chosen[offset : offset + size]
+        offset += size
+        if keep.all():
+            yield feeds
+        elif keep.any():
+            yield {name: a[keep] for name, a in feeds.items()}
 
 
 def _output_name(outputs: dict[str, Array], validation: ValidationData | None) -> str:

@@ -32,7 +32,7 @@ def test_a_folder_with_everything(project):
 
 REFUSALS = {
     "gate": ({"maxSize": "100"}, 1, "maxSize 100"),
-    "bad input": (None, 2, "m.onnx"),
+    "bad input": (None, 2, "source.onnx"),
 }
 
 

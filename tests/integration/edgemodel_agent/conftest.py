@@ -5,8 +5,10 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,8 +20,9 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemodel_agent.processes import find_servers
+from edgemodel_agent.processes import bind_listener, find_servers
 from edgemodel_agent.runtime_dir import runtime_dir
+from edgemodel_agent.server.control import ControlClient
 from edgemodel_api.artifact import Golden
 from edgemodel_api.edgenode import (
     ArtifactTarget,
@@ -290,6 +293,66 @@ def ask():
     """endpoint → number that the serving variant adds."""
     with httpx.Client(timeout=20) as client:
         yield lambda endpoint: infer(client, endpoint)
+
+
+class ServerUnderTest:
+    """One server process on loopback, without an agent."""
+
+    def __init__(self, folder: Path, listener: socket.socket, model: Path, *options: str, version: str = "r1") -> None:
+        self.listener = listener
+        self.control = folder / f"{version}.sock"
+        self.log = folder / f"{version}.log"
+        command = [sys.executable, "-m", "edgemodel_agent.server", "--model", str(model), "--name", "m"]
+        command += ["--version", version, "--listen-fd", str(listener.fileno()), "--control", str(self.control)]
+        with open(self.log, "wb") as out:
+            self.process = subprocess.Popen(
+                [*command, *options], stdout=out, stderr=out, stdin=subprocess.DEVNULL, pass_fds=(listener.fileno(),)
+            )
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    def client(self, timeout: float = 10.0) -> ControlClient:
+        return ControlClient(self.control, timeout=timeout)
+
+    def wait_ready(self) -> "ServerUnderTest":
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), self.client() as client:
+                if client.status().ready:
+                    return self
+            time.sleep(0.02)
+        pytest.fail(f"the server does not get ready: {self.log.read_text()}")
+
+    def accept(self) -> "ServerUnderTest":
+        self.listener.listen(1024)
+        with self.client() as client:
+            client.accept()
+        return self
+
+    def drain(self, *, hand_over: bool = False) -> list[int]:
+        with self.client() as client:
+            return client.drain(hand_over=hand_over)
+
+
+@pytest.fixture
+def make_model():
+    return model_file
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts servers that share one listening socket; `serve(model, *options)` is ready and accepting."""
+    started: list[ServerUnderTest] = []
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="em") as short, bind_listener("127.0.0.1", None) as listener:
+
+        def start(model: Path, *options: str, version: str = "r1", accept: bool = True) -> ServerUnderTest:
+            server = ServerUnderTest(Path(short), listener, model, *options, version=version)
+            started.append(server)
+            return server.wait_ready().accept() if accept else server
+
+        yield start
+        for server in started:
+            server.process.kill()
+            server.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The rim: exit codes and what goes where."""
 
+import errno
 import json
 import os
 import signal
@@ -94,6 +95,25 @@ def test_errors_have_their_exit_code(edgemodel, manifest, monkeypatch, error, co
 
     monkeypatch.setattr("edgemodel_cli.commands.validate.validate", fail)
     assert edgemodel("validate", "-f", manifest) == (code, "", text)
+
+
+DISKS = {
+    "full": (errno.ENOSPC, 2, "No space left on device; free some disk, or name a folder on another one"),
+    "read-only": (errno.EROFS, 2, "Read-only file system; name a folder that can be written with --workdir"),
+    "broken": (errno.EIO, 3, "Input/output error; name another folder"),
+}
+
+
+@pytest.mark.parametrize(("number", "code", "message"), DISKS.values(), ids=DISKS)
+def test_a_disk_that_cannot_be_written(edgemodel, manifest, monkeypatch, number, code, message):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("edgemodel_cli.embedded.loop.Run.prepare", fail)
+    ended, out, err = edgemodel("run", "-f", manifest)
+    workdir = manifest.parent / ".edgemodel" / "tiny"
+    assert (ended, out) == (code, "")
+    assert err.endswith(f"edgemodel: --workdir {workdir} cannot be written: {message}\n")
 
 
 def test_an_interrupt_is_no_refusal(edgemodel, manifest, monkeypatch):

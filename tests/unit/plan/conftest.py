@@ -443,7 +443,7 @@ def check_pass(world: World, observed: Observed, planned: Plan) -> None:
     random.Random(len(world.events)).shuffle(shuffled)
     assert plan(dataclasses.replace(observed, nodes=tuple(shuffled))) == planned, "the order of nodes matters"
     again = plan(applied(world, observed, planned))
-    assert again.actions == (), "not idempotent"
+    assert again.actions == (), f"not idempotent: {again.actions} after {planned.actions}"
     assert again.status.to_json() == planned.status.to_json(), "the status is not stable"
     assert again.events == ()
     status = planned.status

@@ -147,7 +147,7 @@ def fleet(count: int) -> tuple[tuple[EdgeNode, ...], list[NodeChange]]:
     return tuple(map(node_of, names)), changes
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
     """The builders above, as tests cannot import a conftest."""
     found: dict[str, Callable[..., object]] = {

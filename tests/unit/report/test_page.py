@@ -55,7 +55,7 @@ class Page(HTMLParser):
         return sum(t == tag for t, _ in self.tags)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def usual(make):
     nodes, changes = make.fleet(3)
     return render(make.report_of(make.USUAL, layers=4), make.model_of(make.rolled_out()), nodes, changes)
@@ -65,7 +65,7 @@ def test_says_what_happened(usual):
     text = Page(usual).text
     for expected in (
         "file-type", "3f2a9c81d0e4", "Rolled out", "3 of 3", "6.0× smaller", "99.05 %", "4.70 ms",
-        "Quality is Top1 against the labels of 1\u202f002 samples", "98.7–99.5 %",
+        "Quality is Top1 against the labels of 1 002 samples", "98.7–99.5 %",
         "quality drops by 59.8%, more than maxQualityDrop 0.5%: prune less", "no kernel for ConvInteger",
         "maxQualityDrop 0.5%", "maxSize 2M", "maxLatency 6ms", "maxSlowdown 0%", "the smallest of 2",
         "http://127.0.0.1:4000", "onnxruntime", "Example CPU", "wave 1", "wave 2", "dense3",
@@ -141,9 +141,8 @@ def test_hostile_names_stay_text(make, name):
         warnings=(name,),
         runtimes={name: name},
         objective=name,
-        layers=(Layer(name=name, node=name + "n", op=name, encoding=name),),
         quality=QualityBasis(kind=QualityKind.AGREEMENT, metric=name, samples=3),
-    )
+    ).replace(layers=(Layer(name=name, node=name + "n", op=name, encoding=name),))
     # Node names are DNS names where the API server is asked; a file of the embedded mode is not the API server.
     node = make.node_of("n", TargetState.FAILED, name)
     node = node.model_copy(update={"metadata": node.metadata.model_copy(update={"name": name})})

@@ -1,0 +1,114 @@
+"""Which candidates go into the artifact, which lie on the Pareto front, and which is the best here. Pure.
+
+What is in the artifact depends on size and quality alone, so that two runs give the same bytes. The trial on each kind
+of node decides by its own clock, hence alternatives: a small integer file may be slow where a weight-only one is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from edgemodel_api.edgemodel import Objective
+
+from .candidates import Recipe, classes_on
+
+#: Variants of a platform, the source included, and of all platforms together (the result has 4096 bytes).
+MOST_VARIANTS = 6
+MOST_IN_ALL = 11
+
+
+class Accepted(Protocol):
+    """A candidate that passed the deterministic gates."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was done."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Stored."""
+
+
+T = TypeVar("T")
+A = TypeVar("A", bound=Accepted)
+
+
+def slots(platforms: int) -> int:
+    """Compressed variants that each platform may have.
+
+    >>> slots(1), slots(2), slots(3)
+    (5, 4, 2)
+    """
+    return max(1, min(MOST_VARIANTS, MOST_IN_ALL // max(1, platforms)) - 1)
+
+
+def pick(accepted: Sequence[A], platform: str, count: int) -> tuple[A, ...]:
+    """At most `count` for one platform, the smallest first.
+
+    In this order of need: the smallest that every class may run (weights only: float kernels, as the source); for each
+    class the integer encoding that is most its own (likely its fastest); the smallest for each class; the smallest of
+    each further encoding.
+    """
+    here = sorted((c for c in accepted if classes_on(c.recipe, platform) is not None), key=_size)
+    meant = {c.name: classes_on(c.recipe, platform) or () for c in here}
+    classes = sorted({name for names in meant.values() for name in names})
+
+    def suits(c: A, name: str) -> bool:
+        return not meant[c.name] or name in meant[c.name]
+
+    integer = [c for c in here if c.recipe.integer_compute]
+    own = sorted(integer, key=lambda c: (len(meant[c.name]) or len(classes) + 1, c.recipe.dynamic))
+    wanted = [c for c in here if not meant[c.name] and not c.recipe.integer_compute][:1]
+    for name in classes or ("",):
+        wanted += [c for c in own if suits(c, name)][:1]
+    for name in classes:
+        wanted += [c for c in here if suits(c, name)][:1]
+    wanted += _first_of_each(here)
+    chosen: dict[str, A] = {}
+    for c in wanted:
+        if len(chosen) < count:
+            chosen.setdefault(c.name, c)
+    return tuple(sorted(chosen.values(), key=_size))
+
+
+def pareto_front(points: Sequence[tuple[float, ...]]) -> tuple[bool, ...]:
+    """Whether each point (smaller is better in all coordinates) is beaten by none.
+
+    >>> pareto_front([(1, 2), (2, 1), (2, 2)])
+    (True, True, False)
+    """
+
+    def beaten(p: tuple[float, ...]) -> bool:
+        return any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in points)
+
+    return tuple(not beaten(p) for p in points)
+
+
+def best(
+    candidates: Iterable[T], objective: Objective, *, size: Callable[[T], int], latency: Callable[[T], float | None]
+) -> T | None:
+    """The best by objective; equal ones: the first."""
+
+    def rank(c: T) -> tuple[float, float]:
+        seconds = latency(c)
+        pair = (float(size(c)), math.inf if seconds is None else seconds)
+        return pair if objective is Objective.SMALLEST else (pair[1], pair[0])
+
+    return min(candidates, key=rank, default=None)
+
+
+def _size(c: Accepted) -> tuple[int, str]:
+    return c.size_bytes, c.name
+
+
+def _first_of_each(candidates: Iterable[A]) -> list[A]:
+    first: dict[str, A] = {}
+    for c in candidates:
+        first.setdefault(c.recipe.encoding, c)
+    return list(first.values())

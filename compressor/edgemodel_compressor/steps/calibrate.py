@@ -1,0 +1,238 @@
+"""Calibration: ranges of activations, in memory that depends on neither the number of samples nor of tensors.
+
+onnxruntime's own calibrators make every intermediate tensor an output and keep what they answer (users saw 100 GB for
+32 samples, onnxruntime #10503). Here tensors become outputs in groups whose batch stays under `GROUP_BYTES` (their
+sizes are measured by one run that answers shapes only), each batch goes into histograms at once, and the data is
+streamed again for each group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from edgemodel_api.edgemodel import QuantizeStep
+from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate.runner import Arrays, Batches
+
+from .histogram import Histogram
+from .nodes import computing_nodes, passing_nodes
+from .prepare import infer_shapes
+
+GROUP_BYTES = 32 * 2**20
+#: Graphs with thousands of tensors: so many are outputs at once at most.
+GROUP_TENSORS = 256
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """What one activation was seen to be.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        clipped: range with the least squared error for unsigned 8-bit numbers.
+        clipped_symmetric: the same for [−t, t].
+        finite: False: some values were NaN or infinite (a mask): such a tensor cannot be quantized.
+    """
+
+    low: float
+    high: float
+    clipped: tuple[float, float]
+    clipped_symmetric: tuple[float, float]
+    finite: bool = True
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Ranges by tensor name.
+
+    Attributes:
+        tensors: every float activation that a static step may quantize, graph inputs too.
+        samples: how many rows they were taken from.
+    """
+
+    tensors: Mapping[str, TensorRange]
+    samples: int
+
+
+def calibrate(
+    model_path: Path,
+    data: Batches,
+    *,
+    rows: int,
+    samples: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Ranges:
+    """Run the float model over calibration data.
+
+    Args:
+        model_path: the prepared model.
+        data: rows named as the model's inputs.
+        rows: of one run (the model's fixed batch, or what memory affords).
+        samples: use about so many rows, spread over the data; fewer where there are fewer.
+        seed: where the spread begins.
+        progress: called with (batches done, batches in all).
+
+    Raises:
+        InputError: no data, or the model fails on it.
+    """
+    model = infer_shapes(_load(model_path))
+    chosen = _chosen_batches(data, rows, samples, seed)
+    first = next(_stream(data, rows, chosen[:1]), None)
+    if first is None:
+        raise InputError("the calibration data holds no samples: give at least one, better a few hundred")
+    names = activations(model)
+    groups = _groups(model, names, first)
+    histograms = {name: Histogram() for name in names}
+    total, done, seen = max(1, len(groups)) * len(chosen), 0, 0
+    for position, group in enumerate(groups):
+        session = _session(_with_outputs(model, group), f"tensors {group[0]!r} and after")
+        for feeds in _stream(data, rows, chosen):
+            for name, value in zip(group, _run(session, group, feeds), strict=True):
+                histograms[name].add(value)
+            done += 1
+            seen += len(next(iter(feeds.values()))) if position == 0 else 0
+            if progress is not None:
+                progress(done, total)
+        del session
+    for tensor in _float_inputs(model):
+        histograms[tensor] = Histogram()
+        for feeds in _stream(data, rows, chosen):
+            histograms[tensor].add(feeds[tensor])
+    return Ranges({name: _range(h) for name, h in histograms.items() if h.count or not h.finite}, seen)
+
+
+def activations(model: Any) -> tuple[str, ...]:
+    """Float32 tensors that a static step may quantize: around every node that it could choose, in order.
+
+    Args:
+        model: with inferred shapes.
+    """
+    step = QuantizeStep()
+    computing = computing_nodes(model, step)
+    around = {n for node in (*computing, *passing_nodes(model, computing, step)) for n in (*node.input, *node.output)}
+    types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
+    made = dict.fromkeys(n for node in model.graph.node for n in node.output)
+    return tuple(n for n in made if n in around and types.get(n) == TensorProto.FLOAT)
+
+
+def _range(histogram: Histogram) -> TensorRange:
+    if not histogram.count:
+        return TensorRange(0.0, 0.0, (0.0, 0.0), (0.0, 0.0), finite=False)
+    return TensorRange(
+        histogram.low,
+        histogram.high,
+        histogram.least_error(symmetric=False),
+        histogram.least_error(symmetric=True),
+        histogram.finite,
+    )
+
+
+def _chosen_batches(data: Batches, rows: int, samples: int, seed: int) -> tuple[int, ...]:
+    """Numbers of the batches to use: all, or evenly spaced ones from a start that the seed gives.
+
+    A last batch of fewer rows is left out where there are others: a model with a fixed batch would refuse it.
+    """
+    rows = max(1, rows)
+    whole = data.samples // rows or math.ceil(data.samples / rows)
+    wanted = min(whole, math.ceil(max(1, samples) / rows))
+    start = int(np.random.default_rng(seed).integers(0, max(1, whole // max(1, wanted))))
+    return tuple(dict.fromkeys(min(whole - 1, start + i * whole // wanted) for i in range(wanted))) if whole else ()
+
+
+def _stream(data: Batches, rows: int, chosen: Sequence[int]) -> Iterator[Arrays]:
+    wanted, last = set(chosen), max(chosen, default=-1)
+    for index, feeds in enumerate(data.batches(max(1, rows))):
+        if index > last:
+            return
+        if index in wanted:
+            yield feeds
+
+
+def _groups(model: Any, names: Sequence[str], feeds: Arrays) -> list[list[str]]:
+    """Cut the tensors so that one batch of a group stays in bounds; a tensor larger than that is alone."""
+    sizes = _sizes(model, names, feeds)
+    groups: list[list[str]] = []
+    room = 0
+    for name in names:
+        if not groups or sizes[name] > room or len(groups[-1]) >= GROUP_TENSORS:
+            groups.append([])
+            room = GROUP_BYTES
+        groups[-1].append(name)
+        room -= sizes[name]
+    return groups
+
+
+def _sizes(model: Any, names: Sequence[str], feeds: Arrays) -> dict[str, int]:
+    """Bytes of each tensor for one batch, by a model that answers shapes only."""
+    if not names:
+        return {}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    taken = {n for node in model.graph.node for n in (*node.input, *node.output)}
+    answers = []
+    for i, name in enumerate(names):
+        answer = f"calibration_shape_{i}"
+        while answer in taken:
+            answer += "_"
+        answers.append(answer)
+        probe.graph.node.append(helper.make_node("Shape", [name], [answer]))
+    del probe.graph.output[:]
+    probe.graph.output.extend(helper.make_tensor_value_info(a, TensorProto.INT64, [None]) for a in answers)
+    shapes = _run(_session(probe, "shapes"), answers, feeds)
+    return {n: 4 * math.prod(int(d) for d in s) for n, s in zip(names, shapes, strict=True)}
+
+
+def _with_outputs(model: Any, names: Sequence[str]) -> Any:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.output[:]
+    made.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
+    return made
+
+
+def _float_inputs(model: Any) -> list[str]:
+    constants = {t.name for t in model.graph.initializer}
+    inputs = (i for i in model.graph.input if i.name not in constants)
+    return [i.name for i in inputs if i.type.tensor_type.elem_type == TensorProto.FLOAT]
+
+
+def _load(path: Path) -> Any:
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise InputError(f"{path.name} cannot be read as ONNX: {error}") from None
+
+
+def _session(model: Any, what: str) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Arenas keep the peak of every batch; here memory matters more than speed.
+    options.enable_cpu_mem_arena = False
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        text = str(error).strip().splitlines()[-1][:300]
+        raise InputError(f"calibration cannot make outputs of {what}: {text}") from None
+
+
+def _run(session: Any, names: Sequence[str], feeds: Arrays) -> list[Any]:
+    try:
+        return list(session.run(list(names), feeds))
+    except Exception as error:
+        text = str(error).strip().splitlines()[-1][:300]
+        raise InputError(f"the model fails on the calibration data: {text}") from None

@@ -1,0 +1,116 @@
+"""Encodings: in which number types a quantize step stores and computes, and the CPUs each is right and fast on. Pure.
+
+One INT8 file is not right on every CPU. x86 without VNNI multiplies u8 × s8 by `vpmaddubsw`, which adds two products
+in a saturating int16: 2·255·127 = 64770 > 32767 (33.7 % error on a worst-case MatMul). Two ways out: weights of 7
+bits (`reduce_range`: 2·255·64 = 32640), or u8 × u8, for which the kernels widen first. VNNI and arm64's dot products
+add in int32. A64 without dot products adds two s8 × s8 products in int16: 2·127·127 = 32258 is within it, with
+symmetric weights. So:
+
+========================  =========================================================================================
+amd64-vnni                u8s8 and s8s8, one scale per output channel
+amd64-avx2, -base         u8u8, and u8s8 with 7-bit weights; also any other machine that nothing is known of
+arm64-dotprod             s8s8, one scale per output channel
+arm64-base (A53, A72)     s8s8 is right there but seldom faster than float: the trial on the node decides
+all                       weights only, Float16: computed in float, the same everywhere
+========================  =========================================================================================
+
+Source: onnxruntime.ai/docs/performance/model-optimizations/quantization.html ("When to use reduce-range and per-channel
+quantization", "Data type selection"); measurements in the project's notes on hardware classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edgemodel_api.edgemodel import Activations, Precision, QuantizeStep
+from edgemodel_api.hardware import PLATFORM_OF, HardwareClass
+
+
+class Number(StrEnum):
+    """Types of stored numbers."""
+
+    INT8 = "int8"
+    UINT8 = "uint8"
+    INT4 = "int4"
+    FLOAT16 = "float16"
+
+
+ALL = tuple(HardwareClass)
+_NO_VNNI = (HardwareClass.AMD64_AVX2, HardwareClass.AMD64_BASE, HardwareClass.UNKNOWN)
+_VNNI = (HardwareClass.AMD64_VNNI,)
+_ARM = (HardwareClass.ARM64_DOTPROD, HardwareClass.ARM64_BASE)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How numbers are stored and computed.
+
+    Attributes:
+        name: DNS-like, in variants' names and the report.
+        weight: type of stored weights.
+        activation: type of activations at run time; None: they stay float.
+        dynamic: whether activation ranges are found at run time.
+        per_channel: one scale per output channel; False: one per tensor.
+        reduce_range: 7-bit weights.
+        block: elements per scale along the input channels; 0: no blocks.
+        hardware_classes: the CPUs it is meant for.
+    """
+
+    name: str
+    weight: Number
+    activation: Number | None = None
+    dynamic: bool = False
+    per_channel: bool = True
+    reduce_range: bool = False
+    block: int = 0
+    hardware_classes: tuple[HardwareClass, ...] = ALL
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether the model computes in float."""
+        return self.activation is None
+
+
+STATIC = (
+    Encoding("int8-static-u8s8", Number.INT8, Number.UINT8, hardware_classes=_VNNI),
+    Encoding("int8-static-s8s8", Number.INT8, Number.INT8, hardware_classes=(*_VNNI, *_ARM)),
+    Encoding("int8-static-u8u8", Number.UINT8, Number.UINT8, per_channel=False, hardware_classes=(*_NO_VNNI, *_VNNI)),
+    Encoding("int8-static-u8s7", Number.INT8, Number.UINT8, reduce_range=True, hardware_classes=_NO_VNNI),
+)
+DYNAMIC = (
+    Encoding("int8-dynamic-u8", Number.UINT8, Number.UINT8, dynamic=True, per_channel=False,
+             hardware_classes=(*_NO_VNNI, *_VNNI)),
+    Encoding("int8-dynamic-s8", Number.INT8, Number.UINT8, dynamic=True, hardware_classes=(*_VNNI, *_ARM)),
+)  # fmt: skip
+INT8_WEIGHTS = Encoding("int8-weights", Number.INT8)
+INT4_WEIGHTS = Encoding("int4-weights", Number.INT4, block=32)
+FLOAT16_WEIGHTS = Encoding("float16-weights", Number.FLOAT16, per_channel=False)
+BY_NAME = {e.name: e for e in (*STATIC, *DYNAMIC, INT8_WEIGHTS, INT4_WEIGHTS, FLOAT16_WEIGHTS)}
+
+
+def encodings_for(step: QuantizeStep, platforms: Iterable[str]) -> tuple[Encoding, ...]:
+    """Those that do what the step says and suit a CPU of one of the platforms; the likely best first.
+
+    Int4 and Float16 have no integer kernels that CPUs share: whatever `activations` says, they are weights only. A
+    platform that is none of the known ones counts as `unknown`.
+    """
+    if step.precision is Precision.INT4:
+        return (INT4_WEIGHTS,)
+    if step.precision is Precision.FLOAT16:
+        return (FLOAT16_WEIGHTS,)
+    if step.activations is Activations.NONE:
+        return (INT8_WEIGHTS,)
+    table = STATIC if step.activations is Activations.STATIC else DYNAMIC
+    there = classes_of(platforms)
+    return tuple(e for e in table if there.intersection(e.hardware_classes))
+
+
+def classes_of(platforms: Iterable[str]) -> frozenset[HardwareClass]:
+    """Hardware classes that machines of these platforms may be of."""
+    found: set[HardwareClass] = set()
+    for platform in platforms:
+        known = {c for c, p in PLATFORM_OF.items() if p == platform}
+        found |= known or {HardwareClass.UNKNOWN}
+    return frozenset(found)

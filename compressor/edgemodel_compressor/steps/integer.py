@@ -1,0 +1,340 @@
+"""Integer kernels: static (QDQ) and dynamic quantization through onnxruntime.quantization's quantizers.
+
+A float x becomes q = clip(round(x / s) + z), with s = (high − low) / (q_max − q_min) from calibrated ranges (static) or
+from the batch at hand (dynamic); weights have s per output channel and z = 0 (ONNX QuantizeLinear; Jacob et al. 2018,
+arXiv:1712.05877). The quantizer gets the list of nodes and our ranges; nothing of onnxruntime's calibrators is used.
+
+QDQ: `QuantizeLinear → DequantizeLinear` around float nodes, which runtimes fuse into integer kernels. Where all readers
+of a MatMul's or Gemm's answer are float nodes, the pair behind it is taken out again: the kernel then answers floats
+directly, which is more exact and spares two nodes.
+
+Dynamic: never for Conv, whose dynamic kernels are many times slower than float ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import helper, numpy_helper
+
+from edgemodel_api.edgemodel import QuantizeStep
+from edgemodel_api.errors import InputError
+
+from .calibrate import Ranges
+from .encodings import Encoding, Number
+from .graph import array_of, attribute, copy_of, fresh, names_in, opset, uses_of
+from .nodes import computing_nodes, passing_nodes
+from .prepare import PER_CHANNEL_OPSET, upgrade_opset
+
+QDQ_OPSET = 10
+DYNAMIC_OPSET = 11
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized model, the nodes that compute with integers, and notes."""
+
+    model: Any
+    nodes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def quantize_static(
+    model: Any, step: QuantizeStep, encoding: Encoding, *, ranges: Ranges, nodes: frozenset[str] | None
+) -> Made:
+    """QDQ with calibrated ranges.
+
+    Raises:
+        InputError: nothing to quantize, an opset that cannot be raised, or a node that the quantizer cannot take.
+    """
+    base, per_channel, notes = _at_opset(model, QDQ_OPSET, encoding)
+    computing = computing_nodes(base, step, nodes)
+    known = {n for n, r in ranges.tensors.items() if r.finite}
+    initializers = {t.name for t in base.graph.initializer}
+    ready = tuple(n for n in computing if all(i in known or i in initializers for i in _activations(n)))
+    if len(ready) < len(computing):
+        lost = [n.name for n in computing if n not in ready]
+        notes.append(
+            f"{len(lost)} nodes stay float, as their inputs or outputs are not finite float32 on the calibration data:"
+            f" {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
+        )
+    if not ready:
+        raise InputError(
+            f"{encoding.name} finds nothing to quantize: no Conv, MatMul or Gemm with float32 weights is left by include"
+            " and exclude; change them, or use activations: None (weights only)"
+        )
+    passing = tuple(
+        n for n in passing_nodes(base, ready, step) if all(i in known or i in initializers for i in _activations(n))
+    )
+    _own_biases(base, ready)
+    options: dict[str, Any] = {
+        "ActivationSymmetric": encoding.activation is Number.INT8,
+        "WeightSymmetric": encoding.weight is Number.INT8,
+        "TensorQuantOverrides": _per_tensor(base, ready) if per_channel else {},
+    }
+    made = _quantizer_run(
+        base,
+        [*ready, *passing],
+        encoding,
+        per_channel=per_channel,
+        options=options,
+        data=_tensor_data(ranges, encoding),
+    )
+    _answer_floats(made, {n.name for n in ready if n.op_type in ("MatMul", "Gemm")})
+    return Made(_tidy(made, model), tuple(n.name for n in ready), tuple(notes))
+
+
+def quantize_dynamic(model: Any, step: QuantizeStep, encoding: Encoding, *, nodes: frozenset[str] | None) -> Made:
+    """MatMulInteger, QAttention and DynamicQuantizeLSTM, with ranges of the batch at hand.
+
+    Raises:
+        InputError: as for `quantize_static`.
+    """
+    base, per_channel, notes = _at_opset(model, DYNAMIC_OPSET, encoding)
+    computing = computing_nodes(base, step, nodes)
+    if not computing:
+        raise InputError(
+            f"{encoding.name} finds nothing to quantize: no MatMul, Gemm, Attention or LSTM with float32 weights is left"
+            " by include and exclude (dynamic INT8 Conv is slower than float, so it is never made); use activations:"
+            " Static or None"
+        )
+    names = tuple(n.name for n in computing)
+    base = _gemm_as_matmul(base, frozenset(names))
+    chosen = [n for n in base.graph.node if n.name in set(names)]
+    options = {"MatMulConstBOnly": True, "WeightSymmetric": encoding.weight is Number.INT8}
+    made = _quantizer_run(base, chosen, encoding, per_channel=per_channel, options=options, data=None)
+    return Made(_tidy(made, model), names, tuple(notes))
+
+
+def _at_opset(model: Any, least: int, encoding: Encoding) -> tuple[Any, bool, list[str]]:
+    """The model in an opset that the encoding can be written in, whether per channel, and notes."""
+    have = opset(model)
+    wanted = PER_CHANNEL_OPSET if encoding.per_channel else least
+    if have >= wanted:
+        return copy_of(model), encoding.per_channel, []
+    raised = upgrade_opset(model, wanted)
+    if raised is not None:
+        return raised, encoding.per_channel, [f"written in opset {wanted} instead of {have}"]
+    if have >= least:
+        note = f"opset {have} has no scale per channel, and could not be raised to {wanted}: one scale per tensor"
+        return copy_of(model), False, [note]
+    raise InputError(
+        f"{encoding.name} needs opset {least}, the model is in opset {have} and ONNX's converter cannot raise it: export"
+        f" it with opset {PER_CHANNEL_OPSET} or newer, or use activations: None (weights only)"
+    )
+
+
+def _activations(node: Any) -> list[str]:
+    """Tensors that the quantizer puts a pair on; shapes and biases are none of them."""
+    several = node.op_type in ("MatMul", "Concat", "Add", "Mul")
+    return [*(node.input if several else node.input[:1]), *node.output]
+
+
+def _tensor_data(ranges: Ranges, encoding: Encoding) -> dict[str, Any]:
+    from onnxruntime.quantization.calibrate import TensorData
+
+    made = {}
+    for name, r in ranges.tensors.items():
+        if not r.finite:
+            continue
+        low, high = r.clipped_symmetric if encoding.activation is Number.INT8 else r.clipped
+        made[name] = TensorData(lowest=np.float32(low), highest=np.float32(high))
+    return made
+
+
+def _per_tensor(model: Any, nodes: tuple[Any, ...]) -> dict[str, list[dict[str, Any]]]:
+    """Weights that cannot have a scale per channel.
+
+    MatMul with more than two axes in B (the quantizer would cut along axis 1, which is no channel's), and weights that
+    two nodes read along different axes.
+    """
+    ranks = {t.name: len(t.dims) for t in model.graph.initializer}
+    seen: dict[str, int] = {}
+    mixed: set[str] = set()
+    for node in nodes:
+        name = node.input[1]
+        if name not in ranks:
+            continue
+        axis = {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, 0 if attribute(node, "transB", 0) else 1)
+        if seen.setdefault(name, axis) != axis or (node.op_type == "MatMul" and ranks[name] != 2):
+            mixed.add(name)
+    return {name: [{"symmetric": True}] for name in sorted(mixed)}
+
+
+def _quantizer_run(
+    model: Any,
+    nodes: list[Any],
+    encoding: Encoding,
+    *,
+    per_channel: bool,
+    options: dict[str, Any],
+    data: dict[str, Any] | None,
+) -> Any:
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType
+
+    kind = {Number.INT8: QuantType.QInt8, Number.UINT8: QuantType.QUInt8}
+    activation = kind[encoding.activation or Number.UINT8]
+    names = [n.name for n in nodes]
+    ops = sorted({n.op_type for n in nodes})
+    common: tuple[Any, ...] = (names, [], ops, options)
+    try:
+        with _quiet():
+            if encoding.dynamic:
+                quantizer = ONNXQuantizer(
+                    model, per_channel, encoding.reduce_range, QuantizationMode.IntegerOps, False,
+                    kind[encoding.weight], activation, None, *common,
+                )  # fmt: skip
+            else:
+                quantizer = QDQQuantizer(
+                    model, per_channel, encoding.reduce_range, kind[encoding.weight], activation, data, *common
+                )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+    except Exception as error:  # the quantizer raises and asserts whatever it meets
+        text = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+        guilty = next((n.name for n in nodes if any(i and i in text for i in (n.name, *n.input, *n.output))), None)
+        where = f"node {guilty!r}" if guilty else f"one of its {len(nodes)} nodes ({', '.join(ops)})"
+        raise InputError(
+            f"onnxruntime's quantizer cannot take {where} as {encoding.name}: {text}; exclude it, or use activations:"
+            " None (weights only)"
+        ) from None
+    return quantizer.model.model
+
+
+def _own_biases(model: Any, nodes: tuple[Any, ...]) -> None:
+    """A bias that several nodes share is copied: its scale is input scale · weight scale, so each needs another.
+
+    The quantizer would copy it too, under a name that may be taken (bias `x` of a graph with a tensor `x2`).
+    """
+    tensors = {t.name: t for t in model.graph.initializer}
+    uses, taken = uses_of(model.graph), names_in(model.graph)
+    for node in nodes:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and uses.get(node.input[2], 0) > 1:
+            own = copy_of(tensors[node.input[2]])
+            own.name = fresh(f"{node.name}/bias", taken)
+            node.input[2] = own.name
+            model.graph.initializer.append(own)
+
+
+def _gemm_as_matmul(model: Any, names: frozenset[str]) -> Any:
+    """x·Wᵀ + b as MatMul and Add: there is no dynamic Gemm kernel. The MatMul keeps the Gemm's name."""
+    taken = names_in(model.graph)
+    tensors = {t.name: t for t in model.graph.initializer}
+    index = 0
+    while index < len(model.graph.node):
+        node = model.graph.node[index]
+        if node.op_type == "Gemm" and node.name in names:
+            weight = node.input[1]
+            if attribute(node, "transB", 0):
+                turned = fresh(f"{weight}/transposed", taken)
+                values = np.ascontiguousarray(array_of(tensors[weight]).T)
+                model.graph.initializer.append(numpy_helper.from_array(values, turned))
+                weight = turned
+            bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+            output = node.output[0]
+            product = fresh(f"{output}/product", taken) if bias else output
+            matmul = helper.make_node("MatMul", [node.input[0], weight], [product], name=node.name)
+            if bias:
+                add = helper.make_node("Add", [product, bias], [output], name=f"{node.name}/bias")
+                model.graph.node.insert(index + 1, add)
+            node.CopyFrom(matmul)
+        index += 1
+    return model
+
+
+def _answer_floats(model: Any, names: set[str]) -> None:
+    """Take out pairs behind MatMul and Gemm that only float nodes read."""
+    graph = model.graph
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    made_by = {name: node for node in graph.node for name in node.output}
+    integers = _integer_readers(graph, readers)
+    outputs = {o.name for o in graph.output}
+    gone: set[str] = set()
+    for node in graph.node:
+        if node.name not in names:
+            continue
+        answer = node.output[0]
+        (pair, *others) = readers.get(answer, [None])
+        if pair is None or others or pair.op_type != "QuantizeLinear" or answer in outputs:
+            continue
+        back = readers.get(pair.output[0], [])
+        if len(back) != 1 or back[0].op_type != "DequantizeLinear":
+            continue
+        floats = back[0].output[0]
+        if any(r.name in integers for r in readers.get(floats, [])):
+            continue
+        assert made_by[answer] is node
+        node.output[0] = floats
+        gone |= {pair.name, back[0].name}
+    kept = [copy_of(n) for n in graph.node if n.name not in gone]
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def _integer_readers(graph: Any, readers: dict[str, list[Any]]) -> set[str]:
+    """Nodes all of whose inputs come out of DequantizeLinear: fused into integer kernels by the runtime."""
+    back = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return {
+        node.name
+        for node in graph.node
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") and any(i in back for i in node.input)
+        and all(i in back for i in node.input[: 2 if node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Mul") else 1])
+    }  # fmt: skip
+
+
+def _tidy(made: Any, model: Any) -> Any:
+    """What the quantizer leaves behind: its signature, unread constants, metadata of temporary files."""
+    made.producer_name, made.producer_version = model.producer_name, model.producer_version
+    del made.metadata_props[:]
+    made.metadata_props.extend(model.metadata_props)
+    read = {n for node in made.graph.node for n in node.input} | {o.name for o in made.graph.output}
+    inner = {n for node in made.graph.node for a in node.attribute for g in (a.g, *a.graphs) for n in _reads(g)}
+    tensors = [copy_of(t) for t in made.graph.initializer if t.name in read or t.name in inner]
+    del made.graph.initializer[:]
+    made.graph.initializer.extend(tensors)
+    # Shapes that the quantizer inferred only make the file larger; the model's own annotations stay.
+    declared = {v.name for v in model.graph.value_info}
+    shapes = [copy_of(v) for v in made.graph.value_info if v.name in declared]
+    del made.graph.value_info[:]
+    made.graph.value_info.extend(shapes)
+    names = Counter([*(t.name for t in made.graph.initializer), *(o for n in made.graph.node for o in n.output if o)])
+    twice = sorted(n for n, count in names.items() if count > 1)
+    if twice:
+        raise InputError(
+            f"the quantizer's names clash with a tensor of the model, {twice[0]!r}: rename it, or use activations: None"
+            " (weights only)"
+        )
+    return made
+
+
+def _reads(graph: Any) -> Iterator[str]:
+    from .graph import graphs
+
+    for inner in graphs(graph):
+        for node in inner.node:
+            yield from node.input
+        for output in inner.output:
+            yield output.name
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer logs advice to the root logger; what matters is in our notes."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)

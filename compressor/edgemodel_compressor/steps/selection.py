@@ -1,0 +1,77 @@
+"""Which nodes a step works on: include and exclude, by operator and by name. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from edgemodel_api.edgemodel import Exclude, PruneStep, QuantizeStep, Scope
+from edgemodel_api.errors import InputError
+
+from .graph import graphs
+from .weights import Use, Weight
+
+
+def allowed(use: Use, step: PruneStep | QuantizeStep, nodes: frozenset[str] | None = None) -> bool:
+    """Whether a step may touch a node.
+
+    Args:
+        use: name and operator.
+        step: with `exclude`, and `include` where it is Local.
+        nodes: names that the caller (a search by sensitivity) narrows it down to.
+    """
+    if use.op in step.exclude.ops or use.node in step.exclude.nodes:
+        return False
+    if nodes is not None and use.node not in nodes:
+        return False
+    if isinstance(step, PruneStep) or step.scope is Scope.GLOBAL:
+        return True
+    include = step.include
+    return not (include.ops or include.nodes) or use.op in include.ops or use.node in include.nodes
+
+
+def weight_allowed(weight: Weight, step: PruneStep | QuantizeStep, nodes: frozenset[str] | None = None) -> bool:
+    """A shared weight: no reader may be excluded, at least one must be allowed."""
+    if any(u.op in step.exclude.ops or u.node in step.exclude.nodes for u in weight.uses):
+        return False
+    return any(allowed(u, step, nodes) for u in weight.uses)
+
+
+def check_names(model: Any, step: PruneStep | QuantizeStep) -> None:
+    """For the source model, before any step: names that it lacks are typing errors.
+
+    Raises:
+        InputError: `include` or `exclude` names a node or operator that the model does not have.
+    """
+    problems = _unknown(model, step)
+    if problems:
+        raise InputError(f"{'; '.join(problems[:3])}: correct the manifest")
+
+
+def unknown_excludes(model: Any, exclude: Exclude) -> tuple[str, ...]:
+    """Sentences for a report: what `exclude` names and this model (any more) lacks."""
+    return tuple(_missing(model, "exclude", exclude.ops, exclude.nodes))
+
+
+def _unknown(model: Any, step: PruneStep | QuantizeStep) -> list[str]:
+    found = _missing(model, "exclude", step.exclude.ops, step.exclude.nodes)
+    if isinstance(step, QuantizeStep):
+        found += _missing(model, "include", step.include.ops, step.include.nodes)
+    return found
+
+
+def _missing(model: Any, field: str, ops: tuple[str, ...], nodes: tuple[str, ...]) -> list[str]:
+    if not ops and not nodes:
+        return []
+    all_nodes = [n for g in graphs(model.graph) for n in g.node]
+    found = []
+    for kind, wanted, there in (
+        ("ops", ops, {n.op_type for n in all_nodes}),
+        ("nodes", nodes, {n.name for n in all_nodes if n.name}),
+    ):
+        for name in wanted:
+            if name not in there:
+                near = difflib.get_close_matches(name, sorted(there), n=1, cutoff=0.5)
+                hint = f" (the nearest is {near[0]!r})" if near else ""
+                found.append(f"{field}.{kind} names {name!r}, which the model does not have{hint}")
+    return found

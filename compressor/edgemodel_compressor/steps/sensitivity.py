@@ -1,0 +1,238 @@
+"""Sensitivity: how much the answers change when one node alone is quantized.
+
+One session answers for all nodes. Each weight becomes an input whose default is the float weight, so a run may be fed
+another one; each activation of a node goes through `Where(flag, DequantizeLinear(QuantizeLinear(x)), x)` with a flag
+per node. A run then quantizes exactly one node: its flag is set and its weights are fed as their stored form decodes.
+The number for a node is ‖y − y'‖₂ / ‖y‖₂ over all float outputs and a few batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate.runner import Arrays, Batches
+
+from .calibrate import Ranges
+from .encodings import Encoding, Number
+from .graph import copy_of, fresh, names_in, opset
+from .prepare import upgrade_opset
+from .weight_only import encode
+from .weights import Weight, channels, from_channels, weights
+
+BATCHES = 2
+#: QuantizeLinear is from opset 10, Where from 9.
+_LEAST_OPSET = 10
+Progress = Callable[[int, int], None]
+
+
+def sensitivity(
+    model: Any,
+    nodes: Iterable[str],
+    *,
+    data: Batches,
+    rows: int,
+    ranges: Ranges | None,
+    encoding: Encoding,
+    batches: int = BATCHES,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Relative output error of each node, smallest first; equal ones in the order of the names.
+
+    Args:
+        model: the prepared float model.
+        nodes: names, as `quantizable` gives them.
+        data: validation or calibration rows.
+        rows: of one run.
+        ranges: of activations; None, or an encoding of weights only: only weights are quantized.
+        encoding: how the weights and activations would be stored.
+        batches: how many runs a node.
+        progress: called with (nodes done, nodes in all).
+
+    Raises:
+        InputError: no data, or the model fails on it. A node whose error cannot be computed (the outputs are integers
+            only, or NaN) counts as infinitely sensitive.
+    """
+    names = list(dict.fromkeys(nodes))
+    feeds = _few(data, rows, batches)
+    found = _by_node(model, names)
+    use_ranges = ranges is not None and not encoding.weights_only and not encoding.dynamic
+    instrumented, flags = _instrument(model, names, ranges if use_ranges else None, encoding)
+    _weights_as_inputs(instrumented, {w.name for ws in found.values() for w in ws})
+    session = _session(instrumented)
+    outputs = [
+        o.name for o in session.get_outputs() if o.type in ("tensor(float)", "tensor(float16)", "tensor(double)")
+    ]
+    off: Arrays = {flag: np.asarray(False) for flag in flags.values()}
+    truths = [_run(session, outputs, {**f, **off}) for f in feeds] if outputs else []
+    scale = sum(_square(t) for truth in truths for t in truth)
+    errors: dict[str, float] = {}
+    for index, name in enumerate(names):
+        on: Arrays = {**off, **{w.name: _decoded(w, encoding) for w in found[name]}}
+        if name in flags:
+            on[flags[name]] = np.asarray(True)
+        error = 0.0
+        for f, truth in zip(feeds, truths, strict=False):
+            answers = _run(session, outputs, {**f, **on})
+            error += sum(_square(a.astype(np.float64) - t) for a, t in zip(answers, truth, strict=True))
+        errors[name] = math.sqrt(error / scale) if truths and scale > 0 and math.isfinite(error) else math.inf
+        if progress is not None:
+            progress(index + 1, len(names))
+    # Twelve digits: the order must not hang on the last bit of a sum.
+    return dict(sorted(errors.items(), key=lambda e: (float(f"{e[1]:.12g}"), e[0])))
+
+
+def _few(data: Batches, rows: int, batches: int) -> list[Arrays]:
+    found: list[Arrays] = []
+    for feeds in data.batches(max(1, rows)):
+        if found and len(next(iter(feeds.values()))) < rows:
+            break
+        found.append(feeds)
+        if len(found) >= batches:
+            break
+    if not found:
+        raise InputError("the data holds no samples: give at least one, better a few hundred")
+    return found
+
+
+def _by_node(model: Any, names: list[str]) -> dict[str, list[Weight]]:
+    """Weights of the outer graph by reader."""
+    found: dict[str, list[Weight]] = {name: [] for name in names}
+    for weight in weights(model):
+        if weight.graph is model.graph or weight.graph == model.graph:
+            for node in dict.fromkeys(u.node for u in weight.uses):
+                if node in found:
+                    found[node].append(weight)
+    return found
+
+
+def _decoded(weight: Weight, encoding: Encoding) -> npt.NDArray[Any]:
+    """The weight as it comes back from its stored form."""
+    values = weight.values()
+    if encoding.weights_only:
+        stored = encode(values, weight.channel_axes, encoding)
+        return values if stored is None else stored.values(values.dtype)
+    axes = weight.channel_axes if encoding.per_channel else ()
+    rows = channels(values.astype(np.float64), axes)
+    low, high = np.minimum(rows.min(axis=1, initial=0.0), 0), np.maximum(rows.max(axis=1, initial=0.0), 0)
+    if encoding.weight is Number.UINT8:
+        step = np.where(high > low, (high - low) / 255, 1.0)
+        zero = np.rint(-low / step)
+        numbers = np.clip(np.rint(rows / step[:, None]) + zero[:, None], 0, 255) - zero[:, None]
+    else:
+        limit = 64 if encoding.reduce_range else 127
+        step = np.where(high > low, np.maximum(-low, high) / limit, 1.0)
+        numbers = np.clip(np.rint(rows / step[:, None]), -limit, limit)
+    return np.ascontiguousarray(from_channels(numbers * step[:, None], values.shape, axes), dtype=values.dtype)
+
+
+def _instrument(model: Any, names: list[str], ranges: Ranges | None, encoding: Encoding) -> tuple[Any, dict[str, str]]:
+    """A copy with a switch on each activation of the nodes, and the flag of each node."""
+    made = copy_of(model)
+    if ranges is None:
+        return made, {}
+    if opset(made) < _LEAST_OPSET:
+        raised = upgrade_opset(made, _LEAST_OPSET)
+        if raised is None:
+            return made, {}
+        made = raised
+    graph = made.graph
+    taken = names_in(graph)
+    flags: dict[str, str] = {}
+    pairs: dict[str, str] = {}
+    old = [copy_of(n) for n in graph.node]
+    known = {n for n, r in ranges.tensors.items() if r.finite}
+    inputs = {i.name for i in graph.input}
+    added: list[Any] = []
+
+    def pair(tensor: str) -> str:
+        if tensor not in pairs:
+            scale, zero = _parameters(ranges, tensor, encoding)
+            s, z, q, d = (fresh(f"{tensor}/{part}", taken) for part in ("scale", "zero", "small", "back"))
+            graph.initializer.append(numpy_helper.from_array(scale, s))
+            graph.initializer.append(numpy_helper.from_array(zero, z))
+            added.append(helper.make_node("QuantizeLinear", [tensor, s, z], [q]))
+            added.append(helper.make_node("DequantizeLinear", [q, s, z], [d]))
+            pairs[tensor] = d
+        return pairs[tensor]
+
+    for node in old:
+        if node.name not in names:
+            added.append(node)
+            continue
+        flag = fresh(f"{node.name}/flag", taken)
+        for index, tensor in enumerate(node.input[:2]):
+            if tensor in known:
+                small, chosen = pair(tensor), fresh(f"{node.name}/input_{index}", taken)
+                added.append(helper.make_node("Where", [flag, small, tensor], [chosen]))
+                node.input[index] = chosen
+                flags[node.name] = flag
+        added.append(node)
+        output = node.output[0]
+        if output in known and output not in inputs:
+            raw = fresh(f"{output}/float", taken)
+            node.output[0] = raw
+            scale, zero = _parameters(ranges, output, encoding)
+            s, z, q, d = (fresh(f"{raw}/{part}", taken) for part in ("scale", "zero", "small", "back"))
+            graph.initializer.append(numpy_helper.from_array(scale, s))
+            graph.initializer.append(numpy_helper.from_array(zero, z))
+            added.append(helper.make_node("QuantizeLinear", [raw, s, z], [q]))
+            added.append(helper.make_node("DequantizeLinear", [q, s, z], [d]))
+            added.append(helper.make_node("Where", [flag, d, raw], [output]))
+            flags[node.name] = flag
+    graph.input.extend(helper.make_tensor_value_info(f, TensorProto.BOOL, []) for f in flags.values())
+    del graph.node[:]
+    graph.node.extend(added)
+    return made, flags
+
+
+def _parameters(ranges: Ranges, tensor: str, encoding: Encoding) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Scale and zero point of an activation."""
+    seen = ranges.tensors[tensor]
+    if encoding.activation is Number.INT8:
+        edge = max(abs(v) for v in seen.clipped_symmetric) or 1.0
+        return np.asarray(edge / 127, dtype=np.float32), np.asarray(0, dtype=np.int8)
+    low, high = min(seen.clipped[0], 0.0), max(seen.clipped[1], 0.0)
+    step = (high - low) / 255 or 1.0
+    return np.asarray(step, dtype=np.float32), np.asarray(round(-low / step), dtype=np.uint8)
+
+
+def _weights_as_inputs(model: Any, names: set[str]) -> None:
+    """Defaults that a run may replace (ONNX IR ≥ 4: an initializer of the same name as an input)."""
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+
+
+def _session(model: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # The pairs are here to round, not to be fused.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        text = str(error).strip().splitlines()[-1][:300]
+        raise InputError(f"sensitivity cannot be measured on this model: {text}; name nodes in include") from None
+
+
+def _run(session: Any, names: list[str], feeds: Arrays) -> list[npt.NDArray[Any]]:
+    try:
+        return [np.asarray(a) for a in session.run(names, feeds)]
+    except Exception as error:
+        text = str(error).strip().splitlines()[-1][:300]
+        raise InputError(f"the model fails on the data: {text}") from None
+
+
+def _square(array: npt.NDArray[Any]) -> float:
+    return float((array.astype(np.float64) ** 2).sum())

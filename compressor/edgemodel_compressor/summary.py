@@ -1,0 +1,213 @@
+"""The Job's result from its report and its index: 4096 bytes at most, whatever the number of candidates. Pure.
+
+Because it is made from what is stored beside the artifact, a revision that was built before gives its result again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from edgemodel_api import reasons
+from edgemodel_api.edgemodel import Objective
+from edgemodel_api.job import RESULT_LIMIT_BYTES, JobResult, Outcome, SourceSummary, VariantSummary
+from edgemodel_api.quantities import format_bytes
+from edgemodel_api.report import Candidate, CompressionReport, Measurement, Refusal
+
+from . import gates
+
+SOURCE = "source"
+MESSAGE_LIMIT = 700
+REASON_LIMITS = (200, 100, 60, 0)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One variant in the index."""
+
+    platform: str
+    name: str
+    digest: str
+    classes: tuple[str, ...]
+
+
+def succeeded(
+    report: CompressionReport, variants: tuple[Stored, ...], *, reference: str, digest: str, report_digest: str
+) -> JobResult:
+    """What is in the index, the source first, then by objective; then what was refused."""
+    candidates = {c.name: c for c in report.candidates}
+    found = [_variant(report, v, candidates) for v in variants]
+    refused = [_refused(report, c) for c in report.candidates if not c.accepted]
+    chosen = next((c for c in report.candidates if c.chosen), None)
+    best = chosen or candidates.get(next((v.name for v in variants if v.name != SOURCE), ""))
+    result = JobResult(
+        outcome=Outcome.SUCCEEDED,
+        reason=reasons.COMPRESSION_SUCCEEDED,
+        message=_success(report, best, here=chosen is not None),
+        digest=digest,
+        reference=reference,
+        report_digest=report_digest,
+        source=_source(report),
+        variants=tuple(sorted(found, key=_order(report)) + sorted(refused, key=lambda v: (v.size_bytes, v.name))),
+    )
+    return fitted(result)
+
+
+def refused(report: CompressionReport) -> JobResult:
+    """Nothing passed: the candidate that came nearest, its number and its limit."""
+    near = nearest(report.candidates)
+    tried = f"none of {len(report.candidates)} candidates keeps the budget"
+    if near is None:
+        message = f"{tried}: nothing could be built; add steps, or widen the budget"
+    else:
+        candidate, refusal = near
+        message = f"{tried}; the nearest is {candidate.name}: {refusal.message}"
+    result = JobResult(
+        outcome=Outcome.REFUSED,
+        reason=reasons.BUDGET_EXCEEDED,
+        message=message,
+        source=_source(report),
+        variants=tuple(sorted((_refused(report, c) for c in report.candidates), key=lambda v: (v.size_bytes, v.name))),
+    )
+    return fitted(result)
+
+
+def failed(outcome: Outcome, reason: str, message: str) -> JobResult:
+    """Invalid or failed."""
+    return fitted(JobResult(outcome=outcome, reason=reason, message=message))
+
+
+def nearest(candidates: tuple[Candidate, ...]) -> tuple[Candidate, Refusal] | None:
+    """The candidate with the smallest excess over a limit, and its worst refusal."""
+
+    def excess(refusal: Refusal) -> float:
+        if refusal.value is None or not refusal.limit:
+            return math.inf if refusal.gate == gates.LOAD or refusal.value is None else refusal.value
+        return refusal.value / refusal.limit - 1
+
+    ranked = []
+    for index, c in enumerate(candidates):
+        deterministic = [r for r in c.refusals if r.gate in gates.DETERMINISTIC]
+        if deterministic:
+            worst = max(deterministic, key=excess)
+            ranked.append((excess(worst), index, c, worst))
+    if not ranked:
+        return None
+    _, _, candidate, refusal = min(ranked, key=lambda r: r[:2])
+    return candidate, refusal
+
+
+def source_refusals(report: CompressionReport) -> tuple[Refusal, ...]:
+    """What the budget says of the source itself: too large, or (here) too slow or too hungry."""
+    return (*gates.deterministic_gates(report.budget, report.source), *gates.host_gates(report.budget, report.source))
+
+
+def fitted(result: JobResult) -> JobResult:
+    """The same in at most 4096 bytes of JSON: shorter texts first, then without refused candidates, then without text."""
+    for attempt in _shorter(result):
+        if len(to_bytes(attempt)) <= RESULT_LIMIT_BYTES:
+            return attempt
+    raise AssertionError("a result without variants and with a short message fits")
+
+
+def to_bytes(result: JobResult) -> bytes:
+    """Compact JSON."""
+    return json.dumps(result.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _shorter(result: JobResult) -> Iterator[JobResult]:
+    result = result.replace(message=_cut(result.message, MESSAGE_LIMIT))
+    in_index = tuple(v for v in result.variants if v.digest is not None)
+    left_out = tuple(v for v in result.variants if v.digest is None)
+    for limit in REASON_LIMITS[:2]:
+        yield _with(result, in_index, left_out, limit)
+    for keep in range(len(left_out) - 1, -1, -1):
+        yield _with(result, in_index, left_out[:keep], REASON_LIMITS[1])
+    for limit in REASON_LIMITS[2:]:
+        yield _with(result, in_index, (), limit)
+    short = result.replace(message=_cut(result.message, 200))
+    for keep in range(len(in_index), -1, -1):
+        yield _with(short, in_index[:keep], (), 0)
+
+
+def _with(
+    result: JobResult, in_index: tuple[VariantSummary, ...], left_out: tuple[VariantSummary, ...], limit: int
+) -> JobResult:
+    variants = (*in_index, *left_out)
+    return result.replace(variants=tuple(v.replace(reason=_cut(v.reason, limit)) for v in variants))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: max(0, limit - 1)]}…" if limit else ""
+
+
+def _source(report: CompressionReport) -> SourceSummary:
+    return SourceSummary(
+        size_bytes=report.source.size_bytes,
+        quality=_rounded(report.source.quality),
+        latency_median_seconds=_rounded(report.source.latency_median_seconds),
+    )
+
+
+def _variant(report: CompressionReport, stored: Stored, candidates: Mapping[str, Candidate]) -> VariantSummary:
+    candidate = candidates.get(stored.name)
+    refusals = source_refusals(report) if stored.name == SOURCE else candidate.refusals if candidate else ()
+    measurement = report.source if stored.name == SOURCE else candidate.measurement if candidate else None
+    return VariantSummary(
+        platform=stored.platform,
+        name=stored.name,
+        digest=stored.digest,
+        accepted=not any(r.gate in gates.DETERMINISTIC for r in refusals),
+        reason="; ".join(r.message for r in refusals),
+        hardware_classes=stored.classes,
+        **_numbers(measurement),
+    )
+
+
+def _refused(report: CompressionReport, candidate: Candidate) -> VariantSummary:
+    return VariantSummary(
+        platform=candidate.platforms[0] if candidate.platforms else "",
+        name=candidate.name,
+        accepted=False,
+        reason="; ".join(r.message for r in candidate.refusals),
+        **_numbers(candidate.measurement),
+    )
+
+
+def _numbers(measurement: Measurement | None) -> dict[str, int | float | None]:
+    if measurement is None:
+        return {}
+    return {
+        "size_bytes": measurement.size_bytes,
+        "file_bytes": measurement.file_bytes,
+        "quality": _rounded(measurement.quality),
+        "latency_median_seconds": _rounded(measurement.latency_median_seconds),
+    }
+
+
+def _order(report: CompressionReport) -> Callable[[VariantSummary], tuple[bool, float, str, str]]:
+    def key(v: VariantSummary) -> tuple[bool, float, str, str]:
+        latency = math.inf if v.latency_median_seconds is None else v.latency_median_seconds
+        number = latency if report.objective == Objective.FASTEST else float(v.size_bytes)
+        return v.name != SOURCE, number, v.name, v.platform
+
+    return key
+
+
+def _success(report: CompressionReport, best: Candidate | None, *, here: bool) -> str:
+    if best is None or best.measurement is None:
+        return "built"
+    m, s = best.measurement, report.source
+    quality = (
+        ""
+        if m.quality is None or s.quality is None
+        else f", {report.quality.metric} {s.quality:.4g} to {m.quality:.4g}"
+    )
+    note = "" if here else " (no candidate keeps latency and memory on this machine; the trial on each node decides)"
+    return f"{best.name}: {format_bytes(s.size_bytes)} to {format_bytes(m.size_bytes)} stored{quality}{note}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")

@@ -1,0 +1,52 @@
+"""The report's table of candidates, with the Pareto front. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgemodel_api.report import Candidate, Measurement
+
+from .bench import Outcome
+from .candidates import classes_on
+from .choose import pareto_front
+
+
+def table(outcomes: Sequence[Outcome], platforms: Sequence[str], chosen: Outcome | None) -> tuple[Candidate, ...]:
+    """One row for each candidate, in the order in which they were tried.
+
+    The front is over size, quality drop and slowdown, among candidates that ran; one that was not timed counts as the
+    slowest.
+    """
+    ran = [o for o in outcomes if o.measurement is not None]
+    points = [_point(o.measurement) for o in ran if o.measurement is not None]
+    front = {o.name for o, on in zip(ran, pareto_front(points), strict=True) if on}
+    return tuple(
+        _row(o, platforms, on_front=o.name in front, chosen=chosen is not None and o.name == chosen.name)
+        for o in outcomes
+    )
+
+
+def _row(o: Outcome, platforms: Sequence[str], *, on_front: bool, chosen: bool) -> Candidate:
+    notes = list(o.notes)
+    if not o.complete and o.measurement is not None:
+        notes.append(f"quality was measured on {o.measurement.samples} samples: not followed up")
+    return Candidate(
+        name=o.name,
+        encoding=o.recipe.encoding,
+        recipe=o.recipe.words,
+        platforms=tuple(p for p in platforms if classes_on(o.recipe, p) is not None),
+        hardware_classes=tuple(sorted(o.recipe.classes or ())),
+        measurement=o.measurement,
+        accepted=o.accepted,
+        refusals=o.refusals,
+        on_front=on_front,
+        chosen=chosen,
+        quantized_nodes=len(o.quantized),
+        notes=tuple(notes),
+    )
+
+
+def _point(m: Measurement) -> tuple[float, float, float]:
+    drop = math.inf if m.quality_drop is None else m.quality_drop
+    return float(m.size_bytes), drop, math.inf if m.slowdown is None else m.slowdown

@@ -1,0 +1,73 @@
+"""A model that exists only as formulas: quality and size follow from the recipe."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from edgemodel_api.edgemodel import Objective, Precision, PruneMethod
+from edgemodel_compressor.candidates import Recipe
+from edgemodel_compressor.search import Effort, Space
+
+AMD64 = ("linux/amd64",)
+NODES = 16
+
+
+@dataclass(frozen=True)
+class Fake:
+    """What the search sees of a candidate."""
+
+    recipe: Recipe
+    size_bytes: int
+    good: bool
+    loads: bool = True
+
+
+@dataclass
+class FakeModel:
+    """Each technique costs quality; `budget` is what may be lost.
+
+    Attributes:
+        costs: quality lost when a precision is used on all nodes (static: key "static").
+        sparsity_limit: the highest percent of zeros that costs nothing worth mentioning, by method.
+        broken: encodings that crash.
+    """
+
+    costs: dict[str, float] = field(default_factory=dict)
+    budget: float = 0.01
+    sparsity_limit: dict[PruneMethod, int] = field(
+        default_factory=lambda: {PruneMethod.MIN_ABSOLUTE: 50, PruneMethod.MAX_RELATIVE: 50}
+    )
+    broken: frozenset[str] = frozenset()
+    calls: list[tuple[Recipe, Effort]] = field(default_factory=list)
+
+    def measure(self, recipe: Recipe, effort: Effort) -> Fake:
+        self.calls.append((recipe, effort))
+        lost, bits, left = 0.0, 0.0, NODES
+        for q in recipe.quantizes:
+            if q.encoding.name in self.broken:
+                return Fake(recipe, 0, good=False, loads=False)
+            count = left if q.count is None else min(q.count, left)
+            left -= count
+            key = "static" if q.needs_ranges else str(q.step.precision)
+            # Nodes are taken least sensitive first, so the loss grows faster than their number.
+            lost += self.costs.get(key, 0.0) * (count / NODES) ** 2
+            bits += count * {Precision.INT8: 8, Precision.INT4: 4, Precision.FLOAT16: 16}[q.step.precision]
+        bits += left * 32
+        keep = 1.0
+        for p in recipe.prunes:
+            percent = int(p.sparsity.rstrip("%"))
+            keep *= 1 - percent / 100 * 0.9
+            if percent > self.sparsity_limit[p.method]:
+                lost += 1.0
+        return Fake(recipe, round(bits * keep * 1000), good=lost <= self.budget)
+
+
+@pytest.fixture
+def fake_model() -> Callable[..., FakeModel]:
+    return FakeModel
+
+
+@pytest.fixture
+def space() -> Space:
+    return Space(platforms=AMD64, objective=Objective.SMALLEST, static=True, nodes=lambda _: NODES)

@@ -1,0 +1,107 @@
+"""Recipes: names, words, classes, combinations."""
+
+import re
+
+import pytest
+
+from edgemodel_api.edgemodel import Activations, Precision, PruneStep, QuantizeStep, Step
+from edgemodel_api.errors import InputError
+from edgemodel_compressor.candidates import (
+    MOST_COMBINATIONS,
+    Recipe,
+    classes_on,
+    local,
+    recipes_for,
+    single,
+    unsupported,
+)
+
+AMD64, ARM64, ARM_V7 = "linux/amd64", "linux/arm64", "linux/arm/v7"
+
+
+def step(**fields):
+    return Step.model_validate(fields)
+
+
+STATIC = step(quantize={"precision": "Int8", "activations": "Static"})
+WEIGHTS = step(quantize={"precision": "Int8", "activations": "None"})
+
+
+def test_a_prune_only_recipe_is_one_candidate():
+    (recipe,) = recipes_for([step(prune={"sparsity": "62.5%"})], [AMD64, ARM64])
+    assert (recipe.name, recipe.encoding, recipe.classes) == ("prune62-5", "float32", None)
+    assert recipe.words == ("prune MinAbsolute 62.5% of each tensor",)
+
+
+def test_prune_steps_compose():
+    (recipe,) = recipes_for([step(prune={"sparsity": "50%"}), step(prune={"sparsity": "20%"}), WEIGHTS], [AMD64])
+    assert len(recipe.prunes) == 2
+    assert recipe.name == "int8-weights-prune50-prune20"
+
+
+def test_a_static_step_gives_one_candidate_for_each_encoding_of_the_platforms():
+    for platform, there in ((AMD64, {"u8s8", "s8s8", "u8u8", "u8s7"}), (ARM64, {"s8s8"})):
+        recipes = recipes_for([STATIC], [platform])
+        assert {r.encoding.removeprefix("int8-static-") for r in recipes} == there
+        assert all(classes_on(r, platform) is not None for r in recipes)
+
+
+def test_weights_only_suits_every_class_everywhere():
+    (recipe,) = recipes_for([WEIGHTS], [AMD64, ARM64, ARM_V7, "linux/riscv64"])
+    assert recipe.classes is None
+    assert [classes_on(recipe, p) for p in (AMD64, ARM64, ARM_V7, "linux/riscv64")] == [(), (), (), ()]
+
+
+def test_classes_on_a_platform():
+    static = {r.encoding: r for r in single(Precision.INT8, Activations.STATIC, [AMD64, ARM64])}
+    assert classes_on(static["int8-static-u8s8"], AMD64) == ("amd64-vnni",)
+    assert classes_on(static["int8-static-u8s8"], ARM64) is None
+    assert classes_on(static["int8-static-u8u8"], AMD64) == ()
+    assert classes_on(static["int8-static-s8s8"], ARM64) == ()
+    assert classes_on(static["int8-static-u8s8"], ARM_V7) is None
+
+
+def test_combinations_are_bounded():
+    local_static = step(
+        quantize={"scope": "Local", "precision": "Int8", "activations": "Static", "include": {"ops": ["Conv"]}}
+    )
+    assert len(recipes_for([local_static] * 3, [AMD64, ARM64])) <= MOST_COMBINATIONS
+
+
+def test_prune_after_quantize_is_refused_with_advice():
+    with pytest.raises(InputError, match=r"steps\[1\] prunes weights .* put prune steps before"):
+        recipes_for([WEIGHTS, step(prune={"sparsity": "50%"})], [AMD64])
+
+
+def test_distill_is_not_supported():
+    error = unsupported([step(prune={"sparsity": "1%"}), step(distill={"student": {"width": "50%"}})])
+    assert error is not None
+    assert error.reason == "NotSupported"
+    assert "steps[1].distill" in error.message
+    assert unsupported(None) is None
+
+
+def test_local_keeps_what_comes_before_and_adds_the_rest():
+    (int4,) = single(Precision.INT4, Activations.NONE, [AMD64])
+    (int8,) = single(Precision.INT8, Activations.NONE, [AMD64])
+    mixed = local(int4, 3, rest=int8)
+    assert mixed.name == "int4-weights-local3-int8-weights"
+    assert mixed.encoding == "int4-weights+int8-weights"
+    assert mixed.quantizes[0].by_sensitivity
+    assert "the 3 least sensitive nodes" in mixed.words[0]
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_names_are_dns_like(count):
+    prunes = tuple(PruneStep(sparsity=f"{i}.5%") for i in range(count))
+    name = Recipe(prunes).name
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name)
+
+
+def test_sensitivity_chooses_only_without_include():
+    free = recipes_for([step(quantize={"scope": "Local", "activations": "None"})], [AMD64])[0].quantizes[0]
+    named = recipes_for(
+        [step(quantize={"scope": "Local", "activations": "None", "include": {"nodes": ["a"]}})], [AMD64]
+    )[0].quantizes[0]
+    assert (free.by_sensitivity, named.by_sensitivity) == (True, False)
+    assert QuantizeStep(precision=Precision.INT8).activations is Activations.STATIC

@@ -1,0 +1,102 @@
+"""What goes into the artifact, the front, the best."""
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgemodel_api.edgemodel import Activations, Objective, Precision, PruneMethod
+from edgemodel_compressor import choose
+from edgemodel_compressor.candidates import Recipe, classes_on, single
+
+AMD64, ARM64, ARM_V7 = "linux/amd64", "linux/arm64", "linux/arm/v7"
+PLATFORMS = (AMD64, ARM64, ARM_V7)
+RECIPES = tuple(
+    r
+    for precision, activations in (
+        (Precision.INT8, Activations.NONE),
+        (Precision.INT4, Activations.NONE),
+        (Precision.FLOAT16, Activations.NONE),
+        (Precision.INT8, Activations.STATIC),
+        (Precision.INT8, Activations.DYNAMIC),
+    )
+    for r in single(precision, activations, PLATFORMS)
+)
+PRUNED = tuple(r.pruned(50, PruneMethod.MIN_ABSOLUTE) for r in RECIPES)
+
+
+@dataclass(frozen=True)
+class Fake:
+    recipe: Recipe
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+
+accepted_lists = st.lists(
+    st.builds(Fake, st.sampled_from(RECIPES + PRUNED), st.integers(1, 1000)), unique_by=lambda f: f.name, max_size=14
+)
+
+
+@given(accepted=accepted_lists, platform=st.sampled_from(PLATFORMS), count=st.integers(1, 7))
+def test_picks_are_few_fit_the_platform_and_hold_the_smallest_safe_one(accepted, platform, count):
+    picked = choose.pick(accepted, platform, count)
+    assert len(picked) <= count
+    assert len({p.name for p in picked}) == len(picked)
+    assert all(classes_on(p.recipe, platform) is not None for p in picked)
+    assert list(picked) == sorted(picked, key=lambda c: (c.size_bytes, c.name))
+    safe = [c for c in accepted if not c.recipe.integer_compute]
+    if safe:
+        assert min(safe, key=lambda c: (c.size_bytes, c.name)) in picked
+
+
+@given(accepted=accepted_lists, order=st.randoms())
+def test_the_order_of_candidates_does_not_matter(accepted, order):
+    shuffled = list(accepted)
+    order.shuffle(shuffled)
+    assert choose.pick(accepted, AMD64, 5) == choose.pick(shuffled, AMD64, 5)
+
+
+def test_a_small_static_file_does_not_push_out_the_weight_only_one():
+    sizes = {"int8-static-u8s8": 10, "int8-static-u8s7": 11, "int8-static-u8u8": 12, "int8-weights": 50}
+    accepted = [Fake(r, sizes[r.encoding]) for r in RECIPES if r.encoding in sizes]
+    names = {c.name for c in choose.pick(accepted, AMD64, 3)}
+    assert names == {"int8-weights", "int8-static-u8s8", "int8-static-u8s7"}
+
+
+def test_each_class_gets_the_smallest_that_it_may_run():
+    sizes = {"int8-static-s8s8": 10, "int8-static-u8u8": 12, "int8-weights": 50}
+    accepted = [Fake(r, sizes[r.encoding]) for r in RECIPES if r.encoding in sizes]
+    assert {c.name for c in choose.pick(accepted, ARM64, 2)} == {"int8-weights", "int8-static-s8s8"}
+    assert {c.name for c in choose.pick(accepted, ARM_V7, 2)} == {"int8-weights"}
+
+
+def test_slots_keep_the_result_within_its_limit():
+    assert [choose.slots(n) for n in (1, 2, 3, 20)] == [5, 4, 2, 1]
+    assert all((choose.slots(n) + 1) * n <= choose.MOST_IN_ALL for n in (1, 2, 3))
+
+
+points = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=12)
+
+
+@given(points)
+def test_front_is_what_nothing_beats(found):
+    front = choose.pareto_front(found)
+    for p, on in zip(found, front, strict=True):
+        beaten = any(all(a <= b for a, b in zip(q, p, strict=True)) and q != p for q in found)
+        assert on == (not beaten)
+    assert any(front) or not found
+
+
+def test_best_by_objective():
+    pairs = [(10, 3.0), (12, 1.0), (10, 2.0), (1, None)]
+
+    def ask(objective, some):
+        return choose.best(some, objective, size=lambda c: c[0], latency=lambda c: c[1])
+
+    assert ask(Objective.SMALLEST, pairs) == (1, None)
+    assert ask(Objective.SMALLEST, pairs[:3]) == (10, 2.0)
+    assert ask(Objective.FASTEST, pairs) == (12, 1.0)
+    assert ask(Objective.FASTEST, []) is None

@@ -258,17 +258,20 @@ class ModelRunner:
         count = state.retry.count + 1 if state.retry else 1
         given_up, reason, message = failure_of(job.error, count)
         metrics.download_retries.labels(*self._labels).inc()
-        if reason == reasons.DISK_FULL and state.previous is not None and not self.node.rehearses(job.digest):
-            log.warning("%s: the disk is full, the previous variant makes room", state.key)
-            self.save(state.replace(previous=None))
-            self.node.collect = True
-            return
+        retry = next_retry(job.digest, count, now, reason, message, seed=self.node.options.node)
+        if reason == reasons.DISK_FULL and not self.node.rehearses(job.digest):
+            if state.previous is not None:
+                log.warning("%s: the disk is full, the previous variant makes room", state.key)
+                self.node.collect = True
+            if self.node.collect:
+                # The loop collects when nothing is fetched, so the next try must be a little later.
+                self.save(state.replace(previous=None, retry=retry))
+                return
         desired = self.desired
         if given_up and desired is not None and desired.target.digest == job.digest:
             self._fail(desired, reason, message, now)
             return
         log.warning("%s: download failed for the %d. time: %s", state.key, count, message)
-        retry = next_retry(job.digest, count, now, reason, message, seed=self.node.options.node)
         self.save(state.replace(retry=retry, download=old.replace(retries=old.retries + 1)))
 
     def _checked(self, job: Job, now: datetime) -> None:

@@ -102,6 +102,7 @@ class RolloutStatus(StatusModel):
     admitted: int = 0
     desired: int = Field(0, description="Nodes that the last wave reaches.")
     started_at: datetime | None = None
+    retried_at: datetime | None = Field(None, description="Since when nodes that failed before have a new chance.")
     wave_started_at: datetime | None = None
     wave_complete_at: datetime | None = Field(
         None, description="When every reachable node of the wave served; soak counts from here."

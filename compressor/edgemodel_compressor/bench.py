@@ -1,7 +1,7 @@
 """Measuring candidates beside the source: quality and size first, clocks afterwards. No file is measured twice.
 
-Quality is first judged on a sample of `SCREEN_SAMPLES`: what is clearly over the budget there (the lower end of the
-drop's interval is) need not see the rest. What may go into the artifact has always seen all the data.
+Quality is first looked at on `SCREEN_SAMPLES`, those on which the source is least sure (`Evaluator.screen`): what is
+over the budget there is out. What goes into the artifact has always seen all the data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from .formats.onnx_model import open_session
 from .search import Effort
 
 SCREEN_SAMPLES = 256
-LATENCY_SECONDS = 1.5
+#: Of fewer samples, a quarter.
+SCREEN_SHARE = 4
+LEAST_SCREEN = 128
+LATENCY_SECONDS = 1.0
 #: For candidates that are out already: their place in the plot.
 ROUGH_LATENCY_SECONDS = 0.3
 
@@ -129,9 +132,10 @@ class Bench:
         self._evaluator, self._feeds, self._budget = evaluator, feeds, budget
         self._threads, self._work_dir, self._probe = threads, work_dir, probe
         self._limit = parse_percent(budget.max_quality_drop)
-        self._screen = evaluator.sample(SCREEN_SAMPLES)
+        self._screen = evaluator.screen(min(SCREEN_SAMPLES, max(LEAST_SCREEN, evaluator.samples // SCREEN_SHARE)))
         self._everything = np.ones(evaluator.samples, dtype=bool)
         self._known: dict[str, _Known] = {}
+        self._probed: set[str] = set()
         self._source_run: Run = runner(serving_session(source_path, 1))
         timing = compare_latency(self._source_run, self._source_run, feeds, seconds=LATENCY_SECONDS / 2).source
         quality = evaluator.source_quality
@@ -164,8 +168,10 @@ class Bench:
             known = self._known[built.digest] = self._sized(built)
         if not known.failure:
             try:
-                if recipe.integer_compute and known.rows is None:
+                if recipe.integer_compute and recipe.encoding not in self._probed:
+                    # Integer kernels have crashed processes; whether they do depends on the encoding.
                     self._probe(built.path)
+                    self._probed.add(recipe.encoding)
                 self._judge(known, built.path, recipe, effort)
             except InputError as error:
                 known.failure = error.message
@@ -219,10 +225,12 @@ class Bench:
             known.rows, known.chosen = judge(self._screen), self._screen
             known.quality = self._evaluator.quality(known.rows, known.chosen)
         quality = known.quality
-        if known.chosen.all() or quality is None or quality.drop_low > self._limit:
-            return
-        settled = quality.drop <= self._limit
-        if effort is Effort.QUICK or (effort is Effort.SETTLE and settled):
+        if (
+            known.chosen.all()
+            or quality is None
+            or effort is Effort.QUICK
+            or self._evaluator.over(quality, self._limit)
+        ):
             return
         rest = judge(~known.chosen)
         rows = np.empty(self._evaluator.samples, dtype=np.result_type(known.rows, rest))

@@ -9,7 +9,6 @@ from typing import Any
 
 from edgemodel_api.edgemodel import PruneStep
 from edgemodel_api.errors import InputError
-from edgemodel_api.job import Progress
 
 from .candidates import Quantize, Recipe
 from .evaluate.runner import Batches
@@ -21,8 +20,6 @@ from .steps.quantize import quantizable, quantize
 from .steps.sensitivity import sensitivity
 
 CALIBRATION_SAMPLES = 256
-#: Each node is tried alone, so few samples have to do.
-SENSITIVITY_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,6 @@ class Builder:
         """Output error when only that node is quantized, for each node that the step can work on; measured once."""
         key = (action.encoding.name, action.step.model_dump_json(include={"include", "exclude", "precision"}))
         if key not in self._sensitivities:
-            self.report(Progress(stage="sensitivity", message=action.encoding.name))
             base = self._base(())
             self._sensitivities[key] = sensitivity(
                 self.prepared,
@@ -143,8 +139,7 @@ class Builder:
                 rows=self.rows,
                 ranges=self._ranges(Recipe((action,)), base) if action.needs_ranges else None,
                 encoding=action.encoding,
-                samples=SENSITIVITY_SAMPLES,
-                seed=self.seed,
+                progress=counter(self.report, "sensitivity", action.encoding.name),
             )
         return self._sensitivities[key]
 

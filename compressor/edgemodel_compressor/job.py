@@ -82,9 +82,7 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
     fetched = {what: _fetch(job, what, remote, work_dir, report) for what, remote in _remotes(job).items()}
     report(Progress(stage="load"))
     source = fetched["source"]
-    model = load_model(
-        source.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=source.folder
-    )
+    model = load_model(source.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=source.folder)
     inputs = _with_data(job, model, {what: f.path for what, f in fetched.items()}, work_dir)
     report(Progress(stage="probe", message="first run, in a process of its own"))
     probe(

@@ -40,6 +40,7 @@ from .table import table
 #: More threads than this gain little on models for the edge.
 QUALITY_THREADS = 4
 LATENCY_FEEDS = 8
+CALIBRATION_ROWS = 8
 #: Sensitivity for the table of layers is measured for so many layers at most.
 MOST_SENSITIVE_LAYERS = 32
 
@@ -107,7 +108,7 @@ class _Run:
         """Everything that was tried, in order; of two with the same bytes, the first."""
         steps = self.job.compression.steps
         if steps is None:
-            search(self._measure, self._space())
+            search(lambda recipe: self._measure(recipe, Effort.QUICK), self._space())
         else:
             for recipe in recipes_for(steps, self.job.platforms):
                 self._explicit(recipe)
@@ -223,7 +224,14 @@ class _Run:
             probe=probe_candidate,
         )
         self.progress(Progress(stage="prepare"))
-        builder = Builder(prepare(model.proto), inputs.calibration, rows, folder, job.seed, self.progress)
+        builder = Builder(
+            prepared=prepare(model.proto),
+            calibration=inputs.calibration,
+            rows=min(evaluator.rows, CALIBRATION_ROWS),
+            work_dir=folder,
+            seed=job.seed,
+            report=self.progress,
+        )
         return _Plan(inputs, evaluator, golden, builder, bench)
 
     def _space(self) -> Space:
@@ -239,7 +247,7 @@ class _Run:
         free = [q for q in recipe.quantizes if q.by_sensitivity and q.count is None]
         whole = self._measure(recipe, Effort.FULL)
         if free and whole.loads and not whole.good:
-            least_sensitive(self._measure, recipe, self.plan.builder.nodes(free[0]))
+            least_sensitive(lambda r: self._measure(r, Effort.FULL), recipe, self.plan.builder.nodes(free[0]))
 
     def _measure(self, recipe: Recipe, effort: Effort) -> Outcome:
         name = recipe.name
@@ -262,7 +270,7 @@ class _Run:
         if outcome.accepted:
             return outcome
         # It is out: a rough clock for the plot, and its file has served.
-        if effort is not Effort.QUICK:
+        if not recipe.prunes or effort is Effort.FULL:
             outcome = self.plan.bench.timed(outcome, rough=True)
         built.path.unlink(missing_ok=True)
         return replace(outcome, path=None)

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from edgemodel_api.edgemodel import Activations, Objective, Precision, PruneMethod
 
-from .candidates import Quantize, Recipe, local, single
+from .candidates import Quantize, Recipe, classes_on, local, single
 
 MOST_MEASUREMENTS = 32
 #: Levels of sparsity that are tried, in percent.
@@ -31,17 +31,18 @@ SPARSITIES = tuple(range(10, 100, 10))
 #: How many candidates are tried on a pruned model, and how many static ones in part.
 BASES = 2
 PARTIAL_STATIC = 2
+#: A file so much larger than with all weights as Int8 holds mostly floats.
+MOSTLY_FLOAT = 1.5
 
 
 class Effort(IntEnum):
-    """How exactly to measure quality. With few samples all three are the same.
+    """How exactly to measure quality. With few samples both are the same.
 
-    QUICK: on a sample. SETTLE: on all where the sample does not settle it. FULL: on all, unless clearly too bad.
+    QUICK: a first look at some samples. FULL: on all of them, unless the first look says no.
     """
 
     QUICK = 0
-    SETTLE = 1
-    FULL = 2
+    FULL = 1
 
 
 class Found(Protocol):
@@ -64,7 +65,8 @@ class Found(Protocol):
         """Whether it could be built and run at all."""
 
 
-Measure = Callable[[Recipe, Effort], Found]
+#: How exactly to measure is the caller's business: the search asks for a first look.
+Measure = Callable[[Recipe], Found]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,14 @@ class Space:
             *([(Precision.INT8, Activations.STATIC)] if self.static else []),
             (Precision.INT8, Activations.DYNAMIC),
         ]
-        return tuple(r for kind in kinds for r in single(*kind, self.platforms))
+        return tuple(r for kind in kinds for r in self._distinct(single(*kind, self.platforms)))
+
+    def _distinct(self, recipes: Sequence[Recipe]) -> Sequence[Recipe]:
+        """One encoding for each set of hardware classes here: the first is the likely best."""
+        first: dict[tuple[tuple[str, ...] | None, ...], Recipe] = {}
+        for r in recipes:
+            first.setdefault(tuple(classes_on(r, p) for p in self.platforms), r)
+        return tuple(first.values())
 
 
 class _ExhaustedError(Exception):
@@ -106,11 +115,11 @@ class _Meter:
         self._measure, self._limit = measure, limit
         self.found: dict[Recipe, Found] = {}
 
-    def __call__(self, recipe: Recipe, effort: Effort = Effort.QUICK) -> Found:
+    def __call__(self, recipe: Recipe) -> Found:
         if recipe not in self.found:
             if len(self.found) >= self._limit:
                 raise _ExhaustedError
-            self.found[recipe] = self._measure(recipe, effort)
+            self.found[recipe] = self._measure(recipe)
         return self.found[recipe]
 
 
@@ -146,11 +155,14 @@ def most(low: int, high: int, good: Callable[[int], bool]) -> int:
 
 def least_sensitive(meter: Measure, recipe: Recipe, nodes: int, rest: Recipe | None = None) -> None:
     """Measure `recipe` on as many of the least sensitive nodes as stay good; the whole is known to be bad."""
-    most(1, nodes - 1, lambda n: meter(local(recipe, n, rest=rest), Effort.QUICK).good)
+    most(1, nodes - 1, lambda n: meter(local(recipe, n, rest=rest)).good)
 
 
 def _search(meter: _Meter, space: Space) -> None:
-    singles = [meter(r, Effort.SETTLE) for r in space.singles()]
+    singles: list[Found] = []
+    for recipe in space.singles():
+        if not _mostly_float(recipe, singles):
+            singles.append(meter(recipe))
     by_kind = {kind: [f for f in singles if _kind(f.recipe) == kind] for kind in {_kind(f.recipe) for f in singles}}
 
     def of(precision: Precision, activations: Activations = Activations.NONE) -> Sequence[Found]:
@@ -167,6 +179,13 @@ def _search(meter: _Meter, space: Space) -> None:
     _prune(meter, space)
 
 
+def _mostly_float(recipe: Recipe, singles: Sequence[Found]) -> bool:
+    """Whether an earlier encoding of the same kind left most weights float (dynamic Int8 has no kernel for Conv, say)."""
+    whole = [f.size_bytes for f in singles if f.loads and _kind(f.recipe) == (Precision.INT8, Activations.NONE)]
+    same = [f.size_bytes for f in singles if f.loads and _kind(f.recipe) == _kind(recipe)]
+    return bool(whole and same and min(same) > MOSTLY_FLOAT * whole[0])
+
+
 def _prune(meter: _Meter, space: Space) -> None:
     good = sorted((f for f in meter.found.values() if f.good), key=lambda f: (f.size_bytes, f.recipe.name))
     if not any(f.recipe.classes is None for f in good):
@@ -179,17 +198,23 @@ def _prune(meter: _Meter, space: Space) -> None:
         if all(f.recipe.encoding != b.encoding for b in bases):
             bases.append(f.recipe)
     count = BASES if space.objective is Objective.SMALLEST else 1
+    reached = 0
     for rank, base in enumerate(bases[:count]):
-        reached = _sparsest(meter, base, PruneMethod.MIN_ABSOLUTE, 0)
         if rank == 0:
+            reached = _sparsest(meter, base, PruneMethod.MIN_ABSOLUTE, 0)
             _sparsest(meter, base, PruneMethod.MAX_RELATIVE, reached)
+        elif reached:
+            # What the first bears, another encoding bears too, or a little less.
+            for level in (reached, reached - 1)[:reached]:
+                if meter(base.pruned(SPARSITIES[level - 1], PruneMethod.MIN_ABSOLUTE)).good:
+                    break
 
 
 def _sparsest(meter: _Meter, base: Recipe, method: PruneMethod, above: int) -> int:
     """Index (1-based) of the highest sparsity that stays good, searched for above index `above`."""
 
     def good(level: int) -> bool:
-        return meter(base.pruned(SPARSITIES[level - 1], method), Effort.QUICK).good
+        return meter(base.pruned(SPARSITIES[level - 1], method)).good
 
     # The next level first: a method that cannot beat the other costs one measurement.
     if above and (above >= len(SPARSITIES) or not good(above + 1)):

@@ -30,7 +30,7 @@ def table(outcomes: Sequence[Outcome], platforms: Sequence[str], chosen: Outcome
 def _row(o: Outcome, platforms: Sequence[str], *, on_front: bool, chosen: bool) -> Candidate:
     notes = list(o.notes)
     if not o.complete and o.measurement is not None:
-        notes.append(f"quality was measured on {o.measurement.samples} samples: not followed up")
+        notes.append(f"a first look at {o.measurement.samples} samples only: not followed up")
     return Candidate(
         name=o.name,
         encoding=o.recipe.encoding,

@@ -10,23 +10,17 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from edgemodel_api.artifact import (
     ANNOTATION_CLASSES,
     ANNOTATION_ENCODING,
-    ANNOTATION_FILE_DIGEST,
-    ANNOTATION_FILE_SIZE,
     ANNOTATION_FILEPATH,
     ANNOTATION_GOLDEN,
     ANNOTATION_PLATFORM,
     ANNOTATION_REVISION,
     ANNOTATION_VARIANT,
-    EMPTY_CONFIG,
     GOLDEN_FILE,
     GOLDEN_LAYER,
     INDEX,
@@ -34,21 +28,20 @@ from edgemodel_api.artifact import (
     MODEL_ARTIFACT_TYPE,
     MODEL_CONFIG,
     MODEL_FILE,
-    REPORT_ARTIFACT_TYPE,
-    REPORT_LAYER,
     WEIGHT_LAYER,
     Golden,
 )
 from edgemodel_api.errors import InputError
 
 from . import pack
-from .descriptor import SIZE_LIMIT, Descriptor, annotations_of, is_platform
+from .descriptor import Descriptor, is_platform
 from .files import measure
-from .manifests import INDEX_TYPES, artifact_type_of, canonical, check_digest, entries_of, parse_object
+from .manifests import canonical
 from .pack import ANNOTATION_TITLE, PackedFile, pack_file
-from .reference import is_digest
+from .reports import attach_report, read_report
 from .repository import Repository
 from .source import fetch_model_file
+from .variants import Index, Variant, read_index, read_variant
 
 __all__ = [
     "ArtifactWriter",
@@ -62,49 +55,7 @@ __all__ = [
     "read_variant",
 ]
 
-ANNOTATION_CREATED = "org.opencontainers.image.created"
-REPORT_FILE = "report.json"
-#: Reports of thousands of candidates stay far below.
-REPORT_LIMIT_BYTES = 64 * 2**20
 _MODEL_FORMAT = "onnx"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a variant's manifest says.
-
-    Attributes:
-        name: `source`, or the variant's.
-        revision: always empty: a variant may belong to several.
-        platform: `os/architecture[/variant]`.
-        weight: descriptor of the compressed layer.
-        golden: descriptor of the golden cases.
-        golden_spec: how to judge by them.
-        file_digest: of the expanded model file.
-        file_size: its bytes.
-        classes: hardware classes that the variant is meant for; empty: all of the platform.
-        encoding: as in `steps/encodings`.
-    """
-
-    name: str
-    revision: str
-    platform: str
-    weight: Descriptor
-    golden: Descriptor
-    golden_spec: Golden
-    file_digest: str
-    file_size: int
-    classes: tuple[str, ...]
-    encoding: str
-
-
-@dataclass(frozen=True)
-class Index:
-    """A revision's index; `variants` as they were written: each with platform and annotations."""
-
-    descriptor: Descriptor
-    revision: str
-    variants: tuple[Descriptor, ...]
 
 
 class ArtifactWriter:
@@ -266,139 +217,3 @@ def packed_size(model_file: Path) -> int:
         InputError: the file cannot be read.
     """
     return pack.packed_size(model_file, name=MODEL_FILE)
-
-
-def read_variant(repo: Repository, digest: str) -> Variant:
-    """What the manifest of a variant says, checked: it may come from a stranger.
-
-    Raises:
-        InputError: it is no variant of ours, or is not there.
-        TransientError: the repository.
-    """
-    descriptor, content = repo.manifest(digest)
-    what = f"the manifest {descriptor.digest}"
-    document = parse_object(content, what=what)
-    if descriptor.media_type in INDEX_TYPES:
-        raise InputError(f"{what} is an index: name the digest of one of its variants")
-    layers = entries_of(document, "layers", what=what)
-    weight, golden = (_only(layers, media_type, what) for media_type in (WEIGHT_LAYER, GOLDEN_LAYER))
-    annotations = annotations_of(document)
-    name, platform = annotations.get(ANNOTATION_VARIANT, ""), annotations.get(ANNOTATION_PLATFORM, "")
-    file_digest, size = (weight.annotations.get(k, "") for k in (ANNOTATION_FILE_DIGEST, ANNOTATION_FILE_SIZE))
-    if not name or not is_platform(platform) or not is_digest(file_digest):
-        raise InputError(f"{what} lacks its variant, platform or file digest: it was not written by EdgeModel")
-    # Longer numbers take long to read, and mean nothing.
-    if not size.isascii() or not size.isdigit() or len(size) > 16 or int(size) > SIZE_LIMIT:
-        raise InputError(f"{what} declares a model file of {size[:50]!r} bytes: push the artifact again")
-    try:
-        spec = Golden.model_validate_json(golden.annotations.get(ANNOTATION_GOLDEN, ""))
-    except ValidationError:
-        raise InputError(f"{what} does not say how its golden cases are judged: push the artifact again") from None
-    return Variant(
-        name=name,
-        revision="",
-        platform=platform,
-        weight=weight,
-        golden=golden,
-        golden_spec=spec,
-        file_digest=file_digest,
-        file_size=int(size),
-        classes=tuple(c for c in annotations.get(ANNOTATION_CLASSES, "").split(",") if c),
-        encoding=annotations.get(ANNOTATION_ENCODING, ""),
-    )
-
-
-def read_index(repo: Repository, tag_or_digest: str) -> Index:
-    """The index of a revision.
-
-    Raises:
-        InputError: it is no index, or is not there.
-        TransientError: the repository.
-    """
-    descriptor, content = repo.manifest(tag_or_digest)
-    what = f"the artifact {tag_or_digest}"
-    if descriptor.media_type not in INDEX_TYPES:
-        raise InputError(f"{what} is a single manifest, no index: name the revision's tag or the index's digest")
-    document = parse_object(content, what=what)
-    return Index(
-        descriptor=descriptor,
-        revision=annotations_of(document).get(ANNOTATION_REVISION, ""),
-        variants=entries_of(document, "manifests", what=what),
-    )
-
-
-def attach_report(
-    repo: Repository, index: Descriptor, content: bytes, *, created: datetime | None = None
-) -> Descriptor:
-    """Store a compression report (JSON) as a referrer of the index.
-
-    Args:
-        repo: where the index is.
-        index: its descriptor.
-        content: the report.
-        created: when it was made; default: now. The newest report counts.
-
-    Raises:
-        InputError: the report is larger than `REPORT_LIMIT_BYTES`.
-        TransientError: the repository.
-    """
-    if len(content) > REPORT_LIMIT_BYTES:
-        raise InputError(f"the report has {len(content)} bytes, more than {REPORT_LIMIT_BYTES}: shorten it")
-    layer = repo.put_blob(content, media_type=REPORT_LAYER)
-    moment = (created or datetime.now(UTC)).astimezone(UTC)
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "artifactType": REPORT_ARTIFACT_TYPE,
-        "config": repo.put_blob(b"{}", media_type=EMPTY_CONFIG).to_json(),
-        "layers": [replace(layer, annotations={ANNOTATION_TITLE: REPORT_FILE}).to_json()],
-        "subject": Descriptor(index.media_type, index.digest, index.size).to_json(),
-        "annotations": {ANNOTATION_CREATED: moment.isoformat(timespec="microseconds").replace("+00:00", "Z")},
-    }
-    return repo.put_manifest(canonical(manifest), MANIFEST)
-
-
-def read_report(repo: Repository, index_digest: str) -> bytes | None:
-    """The newest report that refers to the index; None if there is none.
-
-    Raises:
-        InputError, TransientError: the repository, or a report that is broken or too large.
-    """
-    reports = [r for r in repo.referrers(index_digest) if r.artifact_type == REPORT_ARTIFACT_TYPE]
-    if not reports:
-        return None
-    newest = max(reports, key=lambda r: (r.annotations.get(ANNOTATION_CREATED, ""), r.digest))
-    descriptor, content = repo.manifest(newest.digest)
-    what = f"the report {descriptor.digest}"
-    document = parse_object(content, what=what)
-    layers = entries_of(document, "layers", what=what)
-    if artifact_type_of(document) != REPORT_ARTIFACT_TYPE or len(layers) != 1:
-        raise InputError(f"{what} has {len(layers)} layers where one is expected: attach it again")
-    return read_small(repo, layers[0], limit=REPORT_LIMIT_BYTES)
-
-
-def read_small(repo: Repository, descriptor: Descriptor, *, limit: int) -> bytes:
-    """A blob in memory, its size and digest checked.
-
-    Raises:
-        InputError: it is larger than `limit`.
-        TransientError: the repository, or wrong bytes (reason DigestMismatch).
-    """
-    if descriptor.size > limit:
-        raise InputError(f"{descriptor.digest} has {descriptor.size} bytes, more than {limit}: it is not read")
-    content = bytearray()
-    for chunk in repo.open_blob(descriptor.digest):
-        content += chunk
-        if len(content) > descriptor.size:
-            break
-    check_digest(bytes(content), descriptor.digest, what=f"a blob from {repo.reference}")
-    return bytes(content)
-
-
-def _only(layers: Iterable[Descriptor], media_type: str, what: str) -> Descriptor:
-    found = [layer for layer in layers if layer.media_type == media_type]
-    if len(found) != 1:
-        raise InputError(
-            f"{what} has {len(found)} layers of type {media_type} where one is expected: it was not written by EdgeModel"
-        )
-    return found[0]

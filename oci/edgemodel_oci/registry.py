@@ -14,6 +14,7 @@ from edgemodel_api import reasons
 from edgemodel_api.artifact import INDEX
 from edgemodel_api.errors import InputError, TransientError
 
+from .answers import unreachable
 from .credentials import Credentials, find_credentials
 from .descriptor import Descriptor, annotations_of
 from .files import measure
@@ -94,7 +95,7 @@ class Registry(Repository):
                     yield chunk[skip:]
                     skip = 0
             except httpx.TransportError as error:
-                raise self._http.unreachable(error) from None
+                raise unreachable(self._http.host, error) from None
 
     def has_blob(self, digest: str) -> bool:
         """See `Repository`."""

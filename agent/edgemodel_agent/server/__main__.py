@@ -22,7 +22,7 @@ from pathlib import Path
 from edgemodel_agent import runtimes
 from edgemodel_api.errors import EXIT_BAD_INPUT, EdgeModelError, InputError
 
-from .app import InferenceApp
+from .app import QUEUE, InferenceApp
 from .control_server import ControlServer
 from .http import HttpServer
 from .metrics import ServerMetrics
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--control", required=True, type=Path, help="path of the control socket")
     top.add_argument("--threads", type=int, default=DEFAULT_THREADS, help="threads of one inference (%(default)s)")
     top.add_argument("--max-request-bytes", type=int, help="(16 MiB, or more where the model's input is larger)")
+    top.add_argument("--queue", type=int, default=QUEUE, help="requests that may wait; more get 503 (%(default)s)")
     top.add_argument("--fault", metavar="JSON", help="a fault to rehearse")
     return top
 
@@ -52,8 +53,11 @@ def build(given: argparse.Namespace) -> Service:
     Raises:
         InputError: it cannot be loaded, or an option is of no use.
     """
-    if given.threads < 1:
-        raise InputError(f"--threads {given.threads} is not 1 or more")
+    for option, value in (("--threads", given.threads), ("--max-request-bytes", given.max_request_bytes or 1)):
+        if value < 1:
+            raise InputError(f"{option} {value} is not 1 or more")
+    if given.queue < 0:
+        raise InputError(f"--queue {given.queue} is not 0 or more")
     misbehaviour = None
     if given.fault:
         from edgemodel_agent.faults import Rehearsal
@@ -122,7 +126,13 @@ class Process:
         self.loop = asyncio.get_running_loop()
         self.http = HttpServer(self.listener)
         limit = self.given.max_request_bytes or request_limit(self.service.runtime)
-        app = InferenceApp(self.service, limit=limit, workers=workers(), server_version=server_version())
+        app = InferenceApp(
+            self.service,
+            limit=limit,
+            workers=workers(),
+            queue=self.given.queue,
+            server_version=server_version(),
+        )
         await self.http.start(app.asgi(self.http.draining))
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.http.begin_drain)

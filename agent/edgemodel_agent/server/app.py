@@ -35,6 +35,7 @@ BODY_SECONDS = 60.0
 READING_LIMITS = 4
 #: Of a body that is too long so much is read and thrown away, so that the client reads the answer and not a reset.
 DISCARD_LIMITS = 4
+DISCARD_SECONDS = 10.0
 
 
 class RefusedRequestError(Exception):
@@ -68,11 +69,13 @@ class Intake:
         size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.stream():
+                more = True
+                while more:
+                    chunk, more = await _next(request)
                     parts.append(chunk)
                     size += len(chunk)
                     self.held += len(chunk)
-                    await self._check(request, size)
+                    await self._check(request, size, more=more)
             return b"".join(parts)
         except BaseException as error:
             self.held -= size
@@ -80,9 +83,10 @@ class Intake:
                 raise RefusedRequestError(408, f"the request's body did not arrive within {BODY_SECONDS:g} s") from None
             raise
 
-    async def _check(self, request: Request, size: int) -> None:
+    async def _check(self, request: Request, size: int, *, more: bool) -> None:
         if size > self.limit:
-            await self._discard(request)
+            if more:
+                await self._discard(request)
             raise self._too_long("more")
         if self.held > self.limit * READING_LIMITS:
             raise RefusedRequestError(503, "the server is reading too many large requests: try again later")
@@ -93,16 +97,22 @@ class Intake:
         )
 
     async def _discard(self, request: Request) -> None:
-        seen = 0
+        seen, more = 0, True
         try:
-            async with asyncio.timeout(10):
-                while seen < self.limit * DISCARD_LIMITS:
-                    message = await request.receive()
-                    seen += len(message.get("body", b""))
-                    if message["type"] != "http.request" or not message.get("more_body", False):
-                        return
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while more and seen < self.limit * DISCARD_LIMITS:
+                    chunk, more = await _next(request)
+                    seen += len(chunk)
         except TimeoutError:
             return
+
+
+async def _next(request: Request) -> tuple[bytes, bool]:
+    """The next part of the body, and whether more follows."""
+    message = await request.receive()
+    if message["type"] != "http.request":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
 
 
 class InferenceApp:

@@ -141,8 +141,8 @@ def _input(tensor: Any, specs: Mapping[str, TensorSpec], binary: _Binary) -> tup
         raise InputError(f"{what}: datatype {str(given)[:40]!r}, the model needs {spec.datatype}")
     shape = check_shape(tensor.get("shape"), what)
     if not spec.admits(shape):
-        wants = ["any" if d is None else d for d in spec.shape]
-        raise InputError(f"{what}: shape {list(shape)} does not fit the model's {wants}".replace("'", ""))
+        wants = ", ".join("any" if d is None else str(d) for d in spec.shape)
+        raise InputError(f"{what}: shape {list(shape)} does not fit the model's [{wants}]")
     parameters = _parameters(tensor, what)
     if "binary_data_size" in parameters:
         if "data" in tensor:

@@ -27,7 +27,7 @@ from edgemodel_cli.embedded.files import write_atomic
 from edgemodel_cli.embedded.job_process import JobProcess
 from edgemodel_cli.embedded.loop import InterruptedRunError
 from edgemodel_cli.embedded.signals import exit_code, on_signals
-from edgemodel_cli.embedded.workdir import Workdir, explained
+from edgemodel_cli.embedded.workdir import Workdir, disk_error, explained
 from edgemodel_cli.manifest_file import ManifestFile, read_manifest
 from edgemodel_cli.progress import Reporter, reporting
 
@@ -79,7 +79,7 @@ def compress(options: Options) -> int:
                 files = _complete(staging / "out", manifest.model, result, report, process)
                 _publish(staging / "out", out)
     except OSError as error:
-        raise TransientError(f"--out {out} cannot be written: {explained(error)}") from None
+        raise disk_error(f"--out {out}", error) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     _print(options, result, report, revision=revision, files={k: str(out / v) for k, v in files.items()})

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,9 +20,9 @@ from edgemodel_cli.embedded.lock import workdir_lock
 from edgemodel_cli.embedded.loop import InterruptedRunError, Run
 from edgemodel_cli.embedded.reports import html_report, read_report
 from edgemodel_cli.embedded.signals import exit_code, on_signals
-from edgemodel_cli.embedded.workdir import Workdir, workdir_for
+from edgemodel_cli.embedded.workdir import Workdir, disk_error, workdir_for
 from edgemodel_cli.manifest_file import read_manifest
-from edgemodel_cli.nodes_file import choose_nodes
+from edgemodel_cli.nodes_file import LocalNode, choose_nodes
 from edgemodel_cli.progress import reporting
 from edgemodel_cli.results import End
 
@@ -53,25 +54,39 @@ def run(options: Options) -> int:
     nodes = choose_nodes(options.nodes, options.nodes_file, manifest.model.spec.node_pool.selector)
     workdir = workdir_for(manifest.model, manifest.base_dir, options.workdir)
     workdir.make()
-    with workdir_lock(workdir.root, f"run -f {options.file}"), reporting() as reporter:
-        reporter.say(f"{manifest.model.key} on {len(nodes)} local nodes, in {workdir.root}")
-        embedded = Run(workdir, manifest, nodes, reporter, approve=options.approve, retry=options.retry)
-        try:
-            end, outcome = _rolled_out(embedded, options)
-        except InterruptedRunError as interruption:
-            reporter.close()
-            name = signal.Signals(interruption.number).name
-            print(f"edgemodel: stopped by {name}", file=sys.stderr)
-            return exit_code(interruption.number)
-        reporter.close()
-        if end.code not in (EXIT_OK, RefusedError.exit_code):
-            _fail(end)
-        _print(embedded, end, outcome, options)
-        return end.code
+    try:
+        with workdir_lock(workdir.root, f"run -f {options.file}"), reporting() as reporter:
+            reporter.say(f"{manifest.model.key} on {counted(nodes)}, in {workdir.root}")
+            embedded = Run(workdir, manifest, nodes, reporter, approve=options.approve, retry=options.retry)
+            return _run(embedded, options)
+    except BrokenPipeError:  # of our output, not of a disk
+        raise
+    except OSError as error:
+        raise disk_error(f"--workdir {workdir.root}", error) from error
+
+
+def counted(nodes: Sequence[LocalNode]) -> str:
+    """`1 local node`, `3 local nodes`."""
+    return f"{len(nodes)} local node{'' if len(nodes) == 1 else 's'}"
+
+
+def _run(embedded: Run, options: Options) -> int:
+    try:
+        end, outcome = _rolled_out(embedded, options)
+    except InterruptedRunError as interruption:
+        embedded.reporter.close()
+        going_on = "; the nodes go on serving" if interruption.serving else ""
+        print(f"edgemodel: stopped by {signal.Signals(interruption.number).name}{going_on}", file=sys.stderr)
+        return exit_code(interruption.number)
+    embedded.reporter.close()
+    if end.code not in (EXIT_OK, RefusedError.exit_code):
+        _fail(end)
+    _print(embedded, end, outcome, options)
+    return end.code
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Shown:
     """What there is to show."""
 
     nodes: tuple[results.NodeRow, ...]
@@ -81,7 +96,7 @@ class Outcome:
     html: Path | None
 
 
-def _rolled_out(embedded: Run, options: Options) -> tuple[End, Outcome]:
+def _rolled_out(embedded: Run, options: Options) -> tuple[End, Shown]:
     """Run to the end, look, and stop what shall not go on. Nothing is left over, however this ends."""
     reporter = embedded.reporter
 
@@ -94,7 +109,6 @@ def _rolled_out(embedded: Run, options: Options) -> tuple[End, Outcome]:
         reporter.close()
         embedded.kill()
 
-    serving = False
     with on_signals(interrupt, kill):
         try:
             embedded.prepare()
@@ -110,11 +124,20 @@ def _rolled_out(embedded: Run, options: Options) -> tuple[End, Outcome]:
             rows = tuple(results.node_row(n, model.key, now) for n in pool)
             waves = results.wave_rows(model, [n.metadata.name for n in pool])
             variants = results.variant_rows(embedded.result(), report, model)
-        finally:
-            if not options.keep_serving:
-                reporter.say("stopping the nodes")
-            serving = embedded.close(keep_serving=options.keep_serving)
-    return end, Outcome(rows, waves, variants, serving, html)
+        except InterruptedRunError as interruption:
+            interruption.serving = _close(embedded, options)
+            raise
+        except BaseException:
+            _close(embedded, options)
+            raise
+        serving = _close(embedded, options)
+    return end, Shown(rows, waves, variants, serving, html)
+
+
+def _close(embedded: Run, options: Options) -> bool:
+    if not options.keep_serving:
+        embedded.reporter.say("stopping the nodes")
+    return embedded.close(keep_serving=options.keep_serving)
 
 
 def _fail(end: End) -> NoReturn:
@@ -122,7 +145,7 @@ def _fail(end: End) -> NoReturn:
     raise kind(end.message, reason=end.reason)
 
 
-def _print(embedded: Run, end: End, outcome: Outcome, options: Options) -> None:
+def _print(embedded: Run, end: End, outcome: Shown, options: Options) -> None:
     model, job = embedded.model(), embedded.result()
     if options.as_json:
         found = results.run_json(
@@ -141,7 +164,7 @@ def _print(embedded: Run, end: End, outcome: Outcome, options: Options) -> None:
         print(f"edgemodel: {end.text}", file=sys.stderr)
 
 
-def _conclude(console: Console, workdir: Workdir, end: End, outcome: Outcome) -> None:
+def _conclude(console: Console, workdir: Workdir, end: End, outcome: Shown) -> None:
     def line(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -43,11 +43,12 @@ SETTLE_SECONDS = 30.0
 
 
 class InterruptedRunError(Exception):
-    """A signal asked for the end."""
+    """A signal asked for the end; `serving`: whether nodes go on nevertheless."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+        self.serving = False
 
 
 @dataclass
@@ -231,13 +232,14 @@ class Run:
 
     def apply(self, observed: Observed, planned: Plan) -> bool:
         """Write what the plan says, the status first, as it asks; whether anything is new."""
-        changed = planned.status != observed.model.status
+        # Compared as they are stored: a value that a file cannot hold exactly must not look new for ever.
+        changed = planned.status.to_json() != observed.model.status.to_json()
         if changed:
             self.store.write_model_status(observed.model, planned.status)
         for node in observed.nodes:
             mine = [a for a in planned.actions if not isinstance(a, StartJob) and a.node == node.metadata.name]
             spec = apply_to_spec(node.spec, mine)
-            if spec != node.spec:
+            if spec.to_json() != node.spec.to_json():
                 self.store.write_node_spec(node, spec)
                 changed = True
         for action in planned.actions:

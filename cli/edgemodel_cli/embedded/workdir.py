@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemodel_api.edgemodel import EdgeModel
-from edgemodel_api.errors import InputError
+from edgemodel_api.errors import EdgeModelError, InputError, TransientError
 
 #: Default workdirs lie in this folder, beside the manifest.
 DEFAULT_PARENT = ".edgemodel"
@@ -107,11 +107,25 @@ def explained(error: OSError) -> str:
     """What the file system said, and what to change."""
     hints = {
         errno.ENOSPC: "free some disk, or name a folder on another one",
+        errno.EDQUOT: "free some of your quota, or name a folder on another disk",
         errno.EROFS: "name a folder that can be written with --workdir",
         errno.EACCES: "name a folder that you may write with --workdir",
         errno.ENOTDIR: "a part of the path is a file: name a folder",
     }
     return f"{error.strerror or error}; {hints.get(error.errno or 0, 'name another folder')}"
+
+
+def disk_error(what: str, error: OSError) -> EdgeModelError:
+    """The error to raise for one of the file system: bad input where the user has to change something.
+
+    Args:
+        what: the option and its value, such as `--workdir /data`.
+        error: of a write.
+    """
+    message = f"{what} cannot be written: {explained(error)}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        return InputError(message)
+    return TransientError(message)
 
 
 def workdir_for(model: EdgeModel, base_dir: Path, given: Path | None) -> Workdir:

@@ -109,7 +109,7 @@ def _quality_panel(report: CompressionReport, shown: Sequence[Point]) -> Panel |
     axis = focus(list(values.values()), around=[source, *limits.values()], reach=reach)
     digits = 1 if axis.high - axis.low > 0.006 else 2
     return Panel(
-        title=f"{report.quality.metric or 'Quality'} ({report.quality.kind.lower()})",
+        title=f"{svg.plain(report.quality.metric) or 'Quality'} ({report.quality.kind.lower()})",
         values=values,
         limits=limits,
         higher_is_better=report.quality.higher_is_better,

@@ -63,6 +63,23 @@ class Judge:
             case Metric.MEAN_SQUARED_ERROR:
                 return _closeness(output, truth) if self.agreement else _squared_error(output, truth)
 
+    def margins(self, output: Array) -> Floats | None:
+        """How far each sample's answer is from another one: shape [batch]; None: the metric knows no such thing.
+
+        The gap between the scores that decide (first and second class; the k-th and the next), the smallest where a
+        sample has several answers. Compression flips answers with a small gap first.
+        """
+        classes = self.metric in (Metric.TOP1, Metric.TOPK, Metric.F1)
+        if not classes or not np.issubdtype(output.dtype, np.floating):
+            return None
+        if output.ndim < 2 or output.shape[-1] == 1:
+            return np.asarray(_per_sample(np.abs(output.astype(np.float64) - 0.5)).min(axis=1))
+        k = self.k if self.metric is Metric.TOPK else 1
+        if output.shape[-1] <= k:
+            return None
+        top = -np.partition(-output.astype(np.float64), (k - 1, k), axis=-1)
+        return np.asarray(_per_sample(top[..., k - 1] - top[..., k]).min(axis=1))
+
 
 def label_judge(metric: Metric, k: int) -> Judge:
     """Against labels."""

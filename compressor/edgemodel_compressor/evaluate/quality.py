@@ -92,6 +92,7 @@ class Evaluator:
         self._output = _output_name(probe, validation)
         self._labels = data.labels
         self.judge = self._choose(probe[self._output], validation)
+        self._margins: Floats | None = None
         self._source = self._source_rows(source)
         #: What the numbers mean.
         self.basis = QualityBasis(
@@ -121,13 +122,29 @@ class Evaluator:
         everything = np.ones(self.samples, dtype=bool)
         return self.quality(self.judge_rows(model, everything, one_by_one=one_by_one), everything)
 
-    def sample(self, wanted: int) -> Mask:
-        """About `wanted` samples drawn at random (the same for the same seed); all where there are fewer than 4 × that."""
-        if self.samples < 4 * wanted:
-            return np.ones(self.samples, dtype=bool)
+    @property
+    def rows(self) -> int:
+        """How many rows one run may get: their answers are those of single rows."""
+        return self._rows
+
+    def screen(self, wanted: int) -> Mask:
+        """About `wanted` samples for a first look, shape [samples]; all where there are fewer than twice that.
+
+        Where answers have margins, those on which the source is least sure: an answer that compression changes is
+        among them first. Else random ones, the same for the same seed.
+        """
         unit = self._fixed or 1
-        units = np.random.default_rng(self._seed).permutation(self.samples // unit)[: max(1, wanted // unit)]
-        return np.isin(np.arange(self.samples) // unit, units)
+        if self.samples < 2 * wanted:
+            return np.ones(self.samples, dtype=bool)
+        if self._margins is None:
+            order = np.random.default_rng(self._seed).permutation(self.samples // unit)
+        else:
+            order = np.argsort(self._margins.reshape(-1, unit).min(axis=1), kind="stable")
+        return np.isin(np.arange(self.samples) // unit, order[: max(1, wanted // unit)])
+
+    def over(self, quality: Quality, limit: float) -> bool:
+        """Whether a first look settles that the drop is above `limit`: the rest can hardly take it back."""
+        return (quality.drop if self._margins is not None else quality.drop_low) > limit
 
     def judge_rows(self, model: Run, chosen: Mask, *, one_by_one: bool = False) -> Array:
         """One number (or class) for each chosen sample, for `quality`.
@@ -145,8 +162,15 @@ class Evaluator:
         return np.concatenate(list(self._judged(answers, self._truths(chosen))))
 
     def quality(self, rows: Array, chosen: Mask) -> Quality:
-        """What `judge_rows` gave, beside the source on the same samples."""
-        return self._quality(rows, chosen)
+        """What `judge_rows` gave, beside the source.
+
+        Of samples chosen by their margin, the others count as unchanged; else only the chosen ones count.
+        """
+        if self._margins is None or chosen.all():
+            return self._quality(rows, chosen)
+        full = self._source.astype(np.result_type(self._source, rows))
+        full[chosen] = rows
+        return self._quality(full, np.ones(self.samples, dtype=bool))
 
     def _batches(self, rows: int) -> Iterator[Arrays]:
         """Of the data; a model that insists on its batch is spared the remainder."""
@@ -168,6 +192,7 @@ class Evaluator:
 
     def _source_rows(self, source: Run) -> Array:
         kept: list[Array] = []
+        margins: list[Floats] = []
         offset = 0
         with self._spool.open("wb") as spool:
             for feeds in self._batches(self._rows):
@@ -185,6 +210,10 @@ class Evaluator:
                     check_labels(self.judge, labels, output)
                     kept.append(self.judge.rows(output, labels))
                 offset += len(output)
+                margin = self.judge.margins(output)
+                margins += [] if margin is None else [margin]
+        if margins:
+            self._margins = np.concatenate(margins)
         if not kept:
             raise InputError(
                 f"the model takes {self._fixed} samples at a time and the validation data has {self._data.samples}: give more"

@@ -210,7 +210,7 @@ def _origin(
             node = producers[name]
             if node.op_type not in _PASSES or not is_standard(node):
                 return None
-            at = _axes_before(node, at, scope)
+            at = _axes_before(node, at)
             name = node.input[0]
         elif name in scope:
             return (*scope[name], at)
@@ -219,15 +219,14 @@ def _origin(
     return None
 
 
-def _axes_before(node: Any, axes: tuple[int, ...] | None, scope: dict[str, tuple[Any, Any]]) -> tuple[int, ...] | None:
+def _axes_before(node: Any, axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if axes is None or node.op_type in ("Identity", "Cast"):
         return axes
     if node.op_type == "Transpose":
-        source = scope.get(node.input[0])
         perm = attribute(node, "perm", None)
         if perm is None:
-            rank = len(source[1].dims) if source is not None else 0
-            perm = list(range(rank))[::-1]
+            # All axes reversed: the i-th from the front is the i-th from the back.
+            return tuple(-1 - a for a in axes)
         if all(-len(perm) <= a < len(perm) for a in axes):
             return tuple(int(perm[a]) for a in axes)
     return None

@@ -48,7 +48,8 @@ class Goal:
 
 def fetch(observed: Observed, m: Member, target: ArtifactTarget) -> Member:
     """Download ahead; what serves goes on serving."""
-    return m.with_assigned(_assigned(observed, m, target, Swap.PREFETCH))
+    a = _assigned(observed, m, target, Swap.PREFETCH)
+    return m.with_assigned(a.replace(replaces=m.served_before) if m.has_lost_its_model else a)
 
 
 def activate(observed: Observed, m: Member, target: ArtifactTarget, wave: int) -> Member:
@@ -56,7 +57,7 @@ def activate(observed: Observed, m: Member, target: ArtifactTarget, wave: int) -
     a = _assigned(observed, m, target, Swap.ACTIVATE)
     if m.assigned is not None and m.assigned.target == target:
         a = a.replace(attempt=m.assigned.attempt)
-    return m.with_assigned(a.replace(wave=wave, replaces=m.running_digest))
+    return m.with_assigned(a.replace(wave=wave, replaces=m.served_before))
 
 
 def put_back(observed: Observed, m: Member, target: ArtifactTarget) -> Member:
@@ -66,7 +67,7 @@ def put_back(observed: Observed, m: Member, target: ArtifactTarget) -> Member:
     """
     a = _assigned(observed, m, target, Swap.ACTIVATE)
     lenient = HealthCheck(timeout=observed.model.spec.health_check.timeout)
-    return m.with_assigned(a.replace(replaces=m.running_digest, health_check=lenient, budget=Budget()))
+    return m.with_assigned(a.replace(replaces=m.served_before, health_check=lenient, budget=Budget()))
 
 
 def again(observed: Observed, m: Member, *, retries: int) -> Member:
@@ -81,7 +82,14 @@ def withhold(observed: Observed, m: Member) -> Member:
     """Back to fetching only: it may not switch now."""
     if m.assigned is None:
         return m
-    return m.with_assigned(m.assigned.replace(swap=Swap.PREFETCH, wave=0, replaces="", assigned_at=observed.now))
+    replaces = m.assigned.replaces if m.has_lost_its_model else ""
+    told = m.assigned.replace(swap=Swap.PREFETCH, wave=0, replaces=replaces, assigned_at=observed.now)
+    return m.with_assigned(told)
+
+
+def anew(observed: Observed, m: Member) -> Member:
+    """A new chance for what failed: it fetches first and waits for its turn, as a switch takes a slot."""
+    return again(observed, withhold(observed, m), retries=0)
 
 
 def refresh(observed: Observed, m: Member) -> Member:
@@ -91,7 +99,7 @@ def refresh(observed: Observed, m: Member) -> Member:
         return m
     stage = m.stage
     m = m.with_assigned(a.replace(health_check=spec.health_check, budget=spec.compression.budget))
-    return again(observed, m, retries=0) if stage is Stage.FAILED else m
+    return anew(observed, m) if stage is Stage.FAILED else m
 
 
 def _assigned(observed: Observed, m: Member, target: ArtifactTarget, swap: Swap) -> AssignedModel:

@@ -17,6 +17,7 @@ def carried_over(
     model: EdgeModel,
     revision: str,
     platforms: tuple[str, ...],
+    *,
     classes: frozenset[HardwareClass],
     pool_size: int,
     now: datetime,
@@ -39,7 +40,7 @@ def carried_over(
         return _restored(status, classes)
     status = status.replace(platforms=platforms)
     if asked_again or edited:
-        status = _given_another_chance(status, anything=asked_again)
+        status = _given_another_chance(status, now, anything=asked_again)
     if edited:
         status = _reopened(status, model, pool_size)
     return status
@@ -76,14 +77,14 @@ def _restored(status: EdgeModelStatus, classes: frozenset[HardwareClass]) -> Edg
     )
 
 
-def _given_another_chance(status: EdgeModelStatus, *, anything: bool) -> EdgeModelStatus:
+def _given_another_chance(status: EdgeModelStatus, now: datetime, *, anything: bool) -> EdgeModelStatus:
     """`anything`: a refusal too, which only somebody who asks for it can want again (the same spec, the same answer)."""
     job = status.job
     if job is not None and status.artifact is None and (anything or job.reason == reasons.COMPRESSION_FAILED):
         job = JobStatus(reason=reasons.RETRYING)
     rollout = status.rollout
-    if rollout is not None and rollout.rolled_back:
-        rollout = None
+    if rollout is not None:
+        rollout = None if rollout.rolled_back else rollout.replace(retried_at=now)
     return status.replace(job=job, rollout=rollout, variants=tuple(v for v in status.variants if v.accepted))
 
 

@@ -89,18 +89,18 @@ def _verdict(c: CandidateStatus, result: TrialResult | None, budget: Budget, yar
         slowdown = number(measured.slowdown)
         if slowdown is None and latency is not None and yardstick:
             slowdown = latency / yardstick - 1
-    complaint = _complaint(c, result, measured, budget, latency, slowdown)
+    complaint = _complaint(c, result, budget, latency, slowdown)
     return Verdict(c, complaint, latency, slowdown)
 
 
 def _complaint(
     c: CandidateStatus,
     result: TrialResult,
-    measured: Measured,
     budget: Budget,
     latency: float | None,
     slowdown: float | None,
 ) -> str:
+    measured = result.measured or Measured()
     if not c.accepted:
         return c.reason or "refused by the compression Job"
     if not result.passed:

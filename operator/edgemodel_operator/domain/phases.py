@@ -10,13 +10,14 @@ from . import rollback
 from .assign import Goal
 from .counts import in_numbers, node_counts, quorum_of, serving_goal, waiting_on, where
 from .failures import summary
+from .gates import window_text
 from .history import last_good
 from .job import Compressed, compress
 from .observed import Observed
 from .outcome import Flag, Outcome, Say
 from .pool import Pool
 from .resolve import usable_platforms
-from .rollout import Rolled, roll, window_text
+from .rollout import Rolled, roll
 from .text import clock, counted, listed, shortened
 from .trial import Tried, is_open, trials
 from .windows import WindowState, window_state
@@ -55,9 +56,9 @@ def _after_compression(
     if goal is None or (status.rollout is None and (tried.pending or not goal.by_class)):
         return _trialing(observed, tried, compressed, trialed)
     rolled = roll(observed, status, pool, goal, window)
-    if rolled.rolled_back:
+    if rolled.status.rollout is not None and rolled.status.rollout.rolled_back:
         return _back(observed, rolled.status, rolled.pool, compressed)
-    return _rolling(observed, rolled, goal, compressed, trialed, window)
+    return _rolling(observed, rolled, goal, window, compressed=compressed, trialed=trialed)
 
 
 # --- before the rollout
@@ -157,7 +158,7 @@ def _trialing(observed: Observed, tried: Tried, compressed: Flag, trialed: Flag 
 
 
 def _rolling(
-    observed: Observed, rolled: Rolled, goal: Goal, compressed: Flag, trialed: Flag | None, window: WindowState
+    observed: Observed, rolled: Rolled, goal: Goal, window: WindowState, *, compressed: Flag, trialed: Flag | None
 ) -> Outcome:
     pool, status, rollout = rolled.pool, rolled.status, rolled.status.rollout
     if rollout is None:
@@ -196,7 +197,7 @@ def _progress(observed: Observed, rolled: Rolled, goal: Goal, window: WindowStat
     text = f"{text}, {where(status)}"
     waiting = waiting_on(observed, rolled.pool, goal)
     if rollout is not None and rollout.wave_complete_at is not None:
-        until = rolled.wakes[1]
+        until = rolled.soaked_at
         soaking = f", soaking until {clock(until)}" if until is not None and until > observed.now else ""
         return Say(reasons.SOAKING, shortened(f"{text}{soaking}{f'; {waiting}' if waiting else ''}"))
     if not window.open:

@@ -44,7 +44,7 @@ def plan(observed: Observed) -> Plan:
     else:
         revision, platforms = wanted_revision(model, observed.nodes)
         classes = frozenset(m.hardware_class for m in pool if m.hardware_class is not None and m.platform in platforms)
-        status = carried_over(model, revision, platforms, classes, len(pool), now)
+        status = carried_over(model, revision, platforms, classes=classes, pool_size=len(pool), now=now)
         outcome = decide(observed, status, pool)
     status = outcome.status
     status = status.replace(

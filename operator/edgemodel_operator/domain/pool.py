@@ -95,8 +95,14 @@ class Member:
     @property
     def has_lost_its_model(self) -> bool:
         """Whether it served when it was let in, and serves nothing now."""
-        a = self.assigned
-        return a is not None and a.swap is Swap.ACTIVATE and a.replaces != "" and self.running_digest == ""
+        return self.assigned is not None and self.assigned.replaces != "" and self.running_digest == ""
+
+    @property
+    def served_before(self) -> str:
+        """Digest of what it serves now, or served before it lost that because of us; empty: nothing."""
+        if self.has_lost_its_model and self.assigned is not None:
+            return self.assigned.replaces
+        return self.running_digest
 
     def has(self, revision: str) -> bool:
         """Whether this revision is what it is assigned, to fetch or to activate."""

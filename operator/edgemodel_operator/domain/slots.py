@@ -18,10 +18,10 @@ def slots(rollout: Rollout, total: int) -> int:
 def takes_slot(m: Member) -> bool:
     """Whether a node is in a slot.
 
-    A node that is switching is, while it can be reached; so is one that served when it was let in and serves nothing
-    now. One that was offline before has nothing to do with us; one that failed and goes on with what it had neither.
+    One that is switching is, and one that served when it was let in and serves nothing now. One that failed and goes
+    on with what it had is not; nor is one that cannot be reached: a dead device must not hold up all others.
     """
-    return (m.online and m.is_active and m.stage is Stage.SWITCHING) or m.has_lost_its_model
+    return m.online and ((m.is_active and m.stage is Stage.SWITCHING) or m.has_lost_its_model)
 
 
 def used_slots(pool: Iterable[Member]) -> int:

@@ -12,7 +12,7 @@ from edgemodel_api.hardware import HardwareClass
 from .choose import candidates_for, choose, judge, measurable
 from .observed import Observed
 from .pool import Member, Pool
-from .text import counted
+from .text import counted, listed, shortened
 
 #: So many nodes of a class may turn out unable to measure anything before the class is refused.
 TRIAL_NODES = 3
@@ -51,18 +51,18 @@ def trials(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Tried:
     pending: list[Pending] = []
     for hardware_class in sorted({m.hardware_class for m in pool if m.hardware_class is not None}):
         nodes = [m for m in pool if m.hardware_class is hardware_class and m.platform in status.platforms]
+        fitting = candidates_for(status.candidates, nodes[0].platform or "", hardware_class) if nodes else ()
         while is_open(known.get(hardware_class)):
-            so_far = known.get(hardware_class)
-            node = _node_for(status, nodes, so_far.tried_on if so_far is not None else ())
+            tried_on = known[hardware_class].tried_on if hardware_class in known else ()
+            node = _node_for(status, nodes, fitting, tried_on)
             if node is None:
                 break
-            fitting = candidates_for(status.candidates, node.platform or "", hardware_class)
             results = _results(status, node, fitting)
             if len(results) < len(fitting):
                 wanted[node.name] = _trial(observed, status, fitting)
                 pending.append(Pending(hardware_class, node.name, len(results), len(fitting)))
                 break
-            known[hardware_class] = _decide(observed, node, nodes, results, fitting, so_far)
+            known[hardware_class] = _decide(observed, status, node, nodes, tried_on)
     return Tried(
         pool=tuple(m if m.trial == wanted.get(m.name) else m.with_trial(wanted.get(m.name)) for m in pool),
         status=status.replace(variants=tuple(known[c] for c in sorted(known))),
@@ -75,28 +75,24 @@ def is_open(variant: VariantStatus | None) -> bool:
     return variant is None or variant.reason == reasons.TRIALING
 
 
-def _node_for(status: EdgeModelStatus, nodes: list[Member], tried_on: tuple[str, ...]) -> Member | None:
+def _node_for(
+    status: EdgeModelStatus, nodes: list[Member], fitting: tuple[CandidateStatus, ...], tried_on: tuple[str, ...]
+) -> Member | None:
     """Who measures: the one that has done so, else the one that is at it, else the first by name that can."""
     fresh = [m for m in nodes if m.name not in tried_on]
-    told = [m for m in fresh if m.trial is not None and m.trial.revision == status.revision]
-    for m in told:
-        if m.trial is not None and len(_results_of(m, m.trial.candidates)) == len(m.trial.candidates):
-            return m
-    return next((m for m in (*told, *fresh) if m.online), None)
-
-
-def _results_of(m: Member, candidates: tuple[ArtifactTarget, ...]) -> dict[str, TrialResult]:
-    told, said = m.trial, m.trial_reported
-    if told is None or said is None or said.revision != told.revision:
-        return {}
-    digests = {c.digest for c in candidates}
-    return {r.digest: r for r in said.results if r.digest in digests}
+    done = [m for m in fresh if fitting and len(_results(status, m, fitting)) == len(fitting)]
+    told = [m for m in fresh if m.online and m.trial is not None and m.trial.revision == status.revision]
+    online = [m for m in fresh if m.online]
+    return next(iter((*done, *told, *online)), None)
 
 
 def _results(status: EdgeModelStatus, m: Member, fitting: tuple[CandidateStatus, ...]) -> dict[str, TrialResult]:
-    if m.trial is None or m.trial.revision != status.revision:
+    """What the node measured of this revision, by digest."""
+    said = m.trial_reported
+    if said is None or said.revision != status.revision:
         return {}
-    return _results_of(m, tuple(_target(status, c) for c in fitting))
+    digests = {c.digest for c in fitting}
+    return {r.digest: r for r in said.results if r.digest in digests}
 
 
 def _target(status: EdgeModelStatus, c: CandidateStatus) -> ArtifactTarget:
@@ -122,22 +118,20 @@ def _trial(observed: Observed, status: EdgeModelStatus, fitting: tuple[Candidate
 
 
 def _decide(
-    observed: Observed,
-    node: Member,
-    nodes: list[Member],
-    results: dict[str, TrialResult],
-    fitting: tuple[CandidateStatus, ...],
-    so_far: VariantStatus | None,
+    observed: Observed, status: EdgeModelStatus, node: Member, nodes: list[Member], tried_on: tuple[str, ...]
 ) -> VariantStatus:
     compression = observed.model.spec.compression
     hardware_class, platform = node.hardware_class or HardwareClass.UNKNOWN, node.platform or ""
+    fitting = candidates_for(status.candidates, platform, hardware_class)
+    results = _results(status, node, fitting)
     verdict = choose(
         hardware_class, platform, node.name, judge(fitting, results, compression.budget), compression.objective
     )
-    tried_on = so_far.tried_on if so_far is not None else ()
     if not fitting or measurable(fitting, results):
         return verdict.replace(tried_on=tried_on)
     tried_on = (*tried_on, node.name)
     if len(tried_on) < TRIAL_NODES and any(m.name not in tried_on for m in nodes):
-        return verdict.replace(reason=reasons.TRIALING, measured_on="", tried_on=tried_on)
+        why = listed(sorted({f"{r.reason}: {shortened(r.message, 160)}" for r in results.values()}))
+        message = f"{node.name} could measure nothing ({why}): another node of {hardware_class} is asked"
+        return verdict.replace(reason=reasons.TRIALING, measured_on="", message=message, tried_on=tried_on)
     return verdict.replace(tried_on=tried_on)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import httpx
 import numpy as np
@@ -57,8 +58,7 @@ def model_file(path: Path, add: float, *, ballast: int = 0, work: int = 0) -> Pa
         weights.append(numpy_helper.from_array(np.full((4, size), 0.01, np.float32), "in"))
         weights.append(numpy_helper.from_array(np.full((size, size), 0.001, np.float32), "square"))
         nodes.append(helper.make_node("MatMul", ["x", "in"], ["h0"]))
-        for i in range(work):
-            nodes.append(helper.make_node("MatMul", [f"h{i}", "square"], [f"h{i + 1}"]))
+        nodes += [helper.make_node("MatMul", [f"h{i}", "square"], [f"h{i + 1}"]) for i in range(work)]
         outputs.append(helper.make_tensor_value_info(f"h{work}", TensorProto.FLOAT, ["n", size]))
     graph = helper.make_graph(
         nodes, "add", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])], outputs, weights
@@ -265,7 +265,7 @@ class Load:
             time.sleep(0.002)
         client.close()
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for t in self._threads:
             t.start()
         return self

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -58,12 +59,12 @@ def test_killed_at_random_instants(agent, registry, ask, seed):
         target = targets[(turn + 1) % 3]
         agent.assign(target)
         # From the very start of an agent to some time after a usual switch.
-        agent.wait("nothing", lambda _a, end=Clock(rng.uniform(0.0, 2.5)): end.over())
+        time.sleep(rng.uniform(0.0, 2.5))
         agent.kill()
         assert len(agent.servers()) <= 2
         if rng.random() < 0.3:
             agent.start()
-            agent.wait("nothing", lambda _a, end=Clock(rng.uniform(0.0, 0.6)): end.over())
+            time.sleep(rng.uniform(0.0, 0.6))
             agent.kill()
         agent.start()
         if turn % 3 == 2:
@@ -79,19 +80,6 @@ def test_killed_at_random_instants(agent, registry, ask, seed):
     assert watcher.seen, "the watcher saw no server, so it proved nothing"
     for path in (agent.root / "files/sha256").iterdir():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, "a file is whole or absent"
-
-
-class Clock:
-    """Over after some seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        import time
-
-        self._time = time.monotonic
-        self._end = self._time() + seconds
-
-    def over(self) -> bool:
-        return self._time() >= self._end
 
 
 def test_requests_go_on_while_the_agent_is_dead_and_it_adopts_the_server(agent, registry, load):

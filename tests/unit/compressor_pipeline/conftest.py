@@ -7,7 +7,7 @@ import pytest
 
 from edgemodel_api.edgemodel import Objective, Precision, PruneMethod
 from edgemodel_compressor.candidates import Recipe
-from edgemodel_compressor.search import Effort, Space
+from edgemodel_compressor.search import Space
 
 AMD64 = ("linux/amd64",)
 NODES = 16
@@ -39,10 +39,10 @@ class FakeModel:
         default_factory=lambda: {PruneMethod.MIN_ABSOLUTE: 50, PruneMethod.MAX_RELATIVE: 50}
     )
     broken: frozenset[str] = frozenset()
-    calls: list[tuple[Recipe, Effort]] = field(default_factory=list)
+    calls: list[Recipe] = field(default_factory=list)
 
-    def measure(self, recipe: Recipe, effort: Effort) -> Fake:
-        self.calls.append((recipe, effort))
+    def measure(self, recipe: Recipe) -> Fake:
+        self.calls.append(recipe)
         lost, bits, left = 0.0, 0.0, NODES
         for q in recipe.quantizes:
             if q.encoding.name in self.broken:

@@ -52,6 +52,16 @@ def test_what_is_packed_is_an_ordinary_tar(tmp_path, files, content, sha256):
         assert archive.extractfile(member).read() == content
 
 
+@pytest.mark.parametrize("size", [0, 1, 5_000, 300_000, 40_000_000])
+def test_the_window_fits_what_a_node_accepts(tmp_path, size):
+    (tmp_path / "model").write_bytes(bytes(size))
+    packed = pack_file(tmp_path / "model", tmp_path / "layer", name="m")
+    frame = zstandard.get_frame_parameters((tmp_path / "layer").read_bytes()[:18])
+    assert frame.window_size <= 1 << pack._WINDOW_LOG
+    assert frame.has_checksum
+    unpack_file(tmp_path / "layer", tmp_path / "out", file_digest=packed.file_digest, file_size=size)
+
+
 def test_pruned_zeros_shrink_the_layer(tmp_path):
     noise = bytearray(os.urandom(100_000))
     (tmp_path / "dense").write_bytes(noise)
@@ -60,7 +70,7 @@ def test_pruned_zeros_shrink_the_layer(tmp_path):
     assert packed_size(tmp_path / "sparse", name="m") < 0.75 * packed_size(tmp_path / "dense", name="m")
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=5000))
 def test_round_trip(tmp_path, data):
     (tmp_path / "model").write_bytes(data)
@@ -192,7 +202,7 @@ def test_a_window_that_would_eat_the_nodes_memory(tmp_path, tar, content, sha256
         unpack_file(tmp_path / "layer", tmp_path / "out", file_digest=sha256(content), file_size=len(content))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 2047), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_the_tar_gives_the_right_file_or_none(tmp_path, tar, zstd, sha256, position, bit):
     data = b"w" * 700

@@ -56,7 +56,7 @@ def test_every_kind_of_part(layout, wanted, content, tmp_path, name):
     assert seen[-1] == (len(content), len(content))
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300), part=st.binary(max_size=400), prefix=st.integers(0, 300))
 def test_any_part_ends_in_the_right_file(layout, tmp_path, data, part, prefix):
     descriptor = layout.put_blob(data)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemodel_api.errors import InputError
@@ -83,18 +83,21 @@ folders = st.lists(
 ).map(lambda parts: "/" + "/".join(parts))
 
 
+@settings(deadline=None)
 @given(st.lists(component, min_size=1, max_size=3).map("/".join), tags, digests)
 def test_registry_references_round_trip(repository, tag, digest):
     reference = Reference(REGISTRY, "registry.example.com:5000", repository, tag, digest)
     assert Reference.parse(str(reference)) == reference
 
 
+@settings(deadline=None)
 @given(folders, tags, digests)
 def test_layout_references_round_trip(folder, tag, digest):
     reference = Reference(LAYOUT, "", folder, tag, digest)
     assert Reference.parse(str(reference)) == reference
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_parses_and_round_trips_or_is_refused(text):
     for candidate in (text, f"oci://{text}", f"oci-layout:///{text}"):

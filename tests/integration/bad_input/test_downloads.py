@@ -1,0 +1,106 @@
+"""Downloads that go well in the end, though the server does its worst; and who gets to see what."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from edgemodel_api.edgemodel import RemoteFile
+from edgemodel_api.errors import InputError
+from edgemodel_compressor.download import Download, shown
+from edgemodel_compressor.sources import Fetched, fetch_source
+from edgemodel_oci.credentials import Credentials
+
+CONTENT = bytes(range(256)) * 1200
+
+
+def fetch(uri: str, folder: Path, **more: Any) -> Fetched:
+    file = RemoteFile(uri=uri, sha256=hashlib.sha256(CONTENT).hexdigest())
+    return fetch_source(file, folder / "m", base_dir=folder, max_bytes=2**20, **more)
+
+
+# how the server answers → the Range headers that it sees
+WAYS = {
+    "good": ["" ],
+    "resumes": ["", "bytes=100000-", "bytes=200000-", "bytes=300000-"],
+    "changes": ["", "bytes=100000-"],
+    "norange": ["", "bytes=100000-"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_arrives_whole(how: str, server: Any, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    found = fetch(server.put("m.bin", CONTENT, how), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert found.path.read_bytes() == CONTENT
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert [asked for _, asked in server.requests] == WAYS[how]
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_redirects_are_followed(server: Any, tmp_path: Path) -> None:
+    assert fetch(server.put("m.bin", CONTENT, "redirect"), tmp_path).size == len(CONTENT)
+    assert [path for path, _ in server.requests] == ["/redirect/m.bin", "/good/m.bin"]
+
+
+SENT = {
+    "password": (Credentials("user", "secret"), "Basic dXNlcjpzZWNyZXQ="),
+    "token": (Credentials(identity_token="secret"), "Bearer secret"),
+    "nothing": (None, None),
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_credentials_go_to_their_own_host_only(name: str) -> None:
+    credentials, expected = SENT[name]
+    seen: dict[str, str | None] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen[request.url.host] = request.headers.get("Authorization")
+        if request.url.host == "own.example.com":
+            return httpx.Response(302, headers={"Location": "https://other.example.com/m"})
+        return httpx.Response(404)
+
+    download = Download("https://own.example.com/m", credentials)
+    download._client = httpx.Client(transport=httpx.MockTransport(answer))
+    with download, pytest.raises(InputError, match="404"):
+        download.run(_Nowhere())
+    assert seen == {"own.example.com": expected, "other.example.com": None}
+
+
+class _Nowhere:
+    done = 0
+
+    def announce(self, total: int | None) -> None:
+        pass
+
+    def restart(self) -> None:
+        pass
+
+    def write(self, chunk: bytes) -> None:
+        pass
+
+
+def test_messages_show_no_secrets() -> None:
+    assert shown(httpx.URL("https://user:secret@example.com:8443/m?token=secret#x")) == "https://example.com:8443/m"
+
+
+@pytest.mark.parametrize(
+    "uri", ["https:", "https:///m", "https://", "https://exa mple.com/m", "https://[::1/m", "https://host:99999/m"]
+)
+def test_addresses_that_are_none(uri: str, tmp_path: Path) -> None:
+    file = RemoteFile.model_construct(uri=uri, sha256="0" * 64)
+    with pytest.raises(InputError, match="https"):
+        fetch_source(file, tmp_path / "m", base_dir=tmp_path, max_bytes=2**20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_authorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with pytest.raises(InputError, match="SSL_CERT_FILE"):
+        Download("https://example.com/m")

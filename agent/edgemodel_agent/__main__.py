@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         "--recheck", default="30s", help="how often what serves is checked; 0s: never (default: %(default)s)"
     )
     run.add_argument("--reserve", default="32Mi", help="disk that downloads leave free (default: %(default)s)")
-    run.add_argument("--server-threads", type=int, help="threads per model server")
+    run.add_argument("--server-threads", type=int, help="threads of one inference in each model server (default: 1)")
     run.add_argument("--metrics-port", type=int, help="serve Prometheus metrics at this port")
     run.add_argument("--leave-servers", action="store_true", help="on SIGTERM, leave servers to the next agent")
     run.add_argument("--rehearse", metavar="JSON", help="a fault to rehearse on a game day")

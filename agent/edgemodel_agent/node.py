@@ -39,7 +39,7 @@ class Options:
         interval: seconds between two looks at the desired state.
         recheck: seconds between two golden checks of a variant that serves; 0: never.
         reserve: bytes of disk that a download must leave free.
-        server_threads: threads per model server; None: the server's default.
+        server_threads: threads of one inference in each model server; None: one, as compression measured.
         leave_servers: on SIGTERM, leave the servers to the next agent instead of draining them.
         rehearsal: a fault to rehearse.
     """

@@ -46,7 +46,7 @@ class AssignedModel(StatusModel):
     swap: Swap = Swap.ACTIVATE
     attempt: int = 1
     assigned_at: datetime | None = Field(None, description="When target, swap or attempt were written (operator's clock).")
-    wave: int = Field(0, description="0-based wave in which the node was let in; 0 while it only prefetches.")
+    wave: int = Field(0, description="0-based wave in which the node was let in; 0 while it only fetches, -1: it had it.")
     replaces: str = Field("", description="Digest of what served when the node was let in; empty: nothing.")
     retries: int = Field(0, description="How often the operator has this target tried again here, in this rollout.")
     serving: Serving = Serving()
@@ -66,6 +66,7 @@ class AssignedTrial(StatusModel):
     name: str
     revision: str
     candidates: tuple[ArtifactTarget, ...]
+    assigned_at: datetime | None = Field(None, description="When the node was asked (operator's clock).")
     health_check: HealthCheck = HealthCheck()
 
     @property

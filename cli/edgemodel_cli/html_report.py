@@ -16,6 +16,7 @@ from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.quantities import format_bytes, format_seconds
 from edgemodel_api.report import CompressionReport
 from edgemodel_cli.report import candidates_figure, numbers, rollout_figure, rows, story, view
+from edgemodel_cli.report.sane import sane
 from edgemodel_cli.timeline import NodeChange
 
 _TEMPLATES = Path(__file__).parent / "report" / "templates"
@@ -53,6 +54,7 @@ def render(
         HTML without any outside reference. Names in it come from models and nodes and are escaped; a content security
         policy lets nothing run but the page's own script, by its hash.
     """
+    report = sane(report)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )

@@ -244,7 +244,7 @@ def _end(code: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The rim: every way to end gives an exit code and at most a few plain lines."""
-    before = signal.signal(signal.SIGINT, _interrupted)
+    before = {number: signal.signal(number, _interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = app(args=arguments, standalone_mode=True)
     except EdgeModelError as error:
@@ -260,12 +260,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"edgemodel: {type(error).__name__}: {error}{_logged()}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     sys.exit(code)
 
 
 def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
-    # Not KeyboardInterrupt: typer would make exit code 1 of it, and 1 means that a gate said no.
+    # SystemExit, so that everything on the way tidies up. Not KeyboardInterrupt: typer would make exit code 1 of it, and 1 means that a gate said no.
     print("edgemodel: interrupted", file=sys.stderr)
     sys.exit(128 + number)
 

@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -76,6 +77,7 @@ def read_manifest(path: Path) -> ManifestFile:
         InputError: the manifest is wrong, or a local file is missing, unreadable, or not the one whose sha256 is given.
     """
     model, base_dir = load_manifest(path)
+    _check_windows(model)
     files: list[LocalFile] = []
     changed: dict[str, RemoteFile] = {}
     for field, remote in remote_files(model):
@@ -90,6 +92,14 @@ def read_manifest(path: Path) -> ManifestFile:
     )
     spec = spec.replace(source=changed.get("spec.source", spec.source), data=data)
     return ManifestFile(model.replace(spec=spec), base_dir, tuple(files))
+
+
+def _check_windows(model: EdgeModel) -> None:
+    """What a schema cannot say of schedules and time zones, the plan's own reader says."""
+    if model.spec.rollout.windows:
+        from edgemodel_operator.domain.windows import window_state  # only where there are any: it loads cronsim
+
+        window_state(model.spec.rollout.windows, datetime.now(UTC))
 
 
 def remote_files(model: EdgeModel) -> Iterator[tuple[str, RemoteFile]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-
-from edgemodel_operator.domain.waves import wave_members
 
 from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.job import JobResult, Outcome
 from edgemodel_api.quantities import parse_duration
+from edgemodel_operator.domain.waves import wave_members
 
 from .results import pool
 
@@ -98,6 +97,7 @@ def preview(
     job: JobResult | None,
     source_bytes: int | None,
     stored: Mapping[str, int],
+    here: Mapping[str, Collection[str]] | None = None,
 ) -> Preview:
     """Look ahead.
 
@@ -109,6 +109,7 @@ def preview(
         job: the revision's result, if it was built.
         source_bytes: size of the source, if it is known: no variant that is chosen is larger.
         stored: manifest digest → bytes that a node fetches for it (layer and golden cases).
+        here: node → manifest digests whose bytes it has already.
     """
     chosen = pool(model, nodes)
     names = [n.metadata.name for n in chosen]
@@ -117,7 +118,15 @@ def preview(
     waves = tuple(WavePreview(m, s) for m, s in zip(members, soaks, strict=False))
     built = job is not None and job.outcome is Outcome.SUCCEEDED
     downloads = tuple(
-        _download(model, n, revision=revision, job=job if built else None, source_bytes=source_bytes, stored=stored)
+        _download(
+            model,
+            n,
+            revision=revision,
+            job=job if built else None,
+            source_bytes=source_bytes,
+            stored=stored,
+            here=(here or {}).get(n.metadata.name, ()),
+        )
         for n in chosen
     )
     return Preview(revision, built, platforms, waves, downloads, tuple(_notes(model, chosen, downloads, built=built)))
@@ -131,6 +140,7 @@ def _download(
     job: JobResult | None,
     source_bytes: int | None,
     stored: Mapping[str, int],
+    here: Collection[str],
 ) -> Download:
     name, hardware = node.metadata.name, node.status.hardware
     if job is None or hardware is None:
@@ -138,9 +148,7 @@ def _download(
     status = model.status
     for v in status.variants if status.revision == revision else ():
         if v.hardware_class is hardware.hardware_class and v.digest in stored:
-            running = (m.running for m in node.status.models if m.key == model.key)
-            here = any(r is not None and r.digest == v.digest for r in running)
-            return Download(name, 0 if here else stored[v.digest], exact=True)
+            return Download(name, 0 if v.digest in here else stored[v.digest], exact=True)
     # Not yet tried on this kind of hardware: the largest of those that it may come to.
     sizes = [stored.get(v.digest, v.size_bytes) for v in job.variants if v.digest and v.platform == hardware.platform]
     return Download(name, max(sizes, default=source_bytes), exact=False)

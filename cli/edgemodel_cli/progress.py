@@ -27,7 +27,7 @@ from .results import UNASSIGNED, NodeRow
 NODES_SHOWN = 12
 #: Lines within which the same headline is not said twice.
 REMEMBERED = 20
-#: Between two log lines of the same stage.
+#: Between two log lines of the same stage and candidate.
 LINE_SECONDS = 5.0
 STYLES = {"Serving": "green", "Failed": "red", "Checking": "cyan", "Downloading": "cyan", "Offline": "yellow"}
 
@@ -56,7 +56,7 @@ class LineReporter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._stage = ""
+        self._at = ("", "")
         self._last_line = 0.0
         self._rows: dict[str, NodeRow] = {}
         self._said: deque[str] = deque(maxlen=REMEMBERED)
@@ -69,16 +69,17 @@ class LineReporter:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def job(self, progress: job.Progress) -> None:
-        """A line when the stage changes, and every few seconds."""
+        """A line when the stage or the candidate changes, and every few seconds while something is counted."""
         now = time.monotonic()
-        if progress.stage == self._stage and now - self._last_line < LINE_SECONDS:
+        at = (progress.stage, progress.message)
+        if at == self._at and now - self._last_line < LINE_SECONDS:
             return
-        self._stage, self._last_line = progress.stage, now
+        self._at, self._last_line = at, now
         self.say(f"compression: {progress_text(progress)}")
 
     def job_ended(self) -> None:
         """The next Job begins with a line again."""
-        self._stage = ""
+        self._at = ("", "")
 
     def nodes(self, rows: Sequence[NodeRow], headline: str) -> None:
         """A line for each node whose state or revision changed; the headline, unless an event said the same."""
@@ -89,7 +90,7 @@ class LineReporter:
             self._rows[row.name] = row
             if old is None and row.state == UNASSIGNED:
                 continue
-            if old is None or (old.state, old.revision, old.reason) != (row.state, row.revision, row.reason):
+            if old is None or _essence(old) != _essence(row):
                 self.say(f"{row.name}: {node_text(row)}", warning=row.state == "Failed")
 
     def close(self) -> None:
@@ -184,10 +185,16 @@ def node_text(row: NodeRow) -> str:
 
 
 def node_details(row: NodeRow) -> tuple[str, str]:
-    """(what runs, why)."""
+    """(what it works on and what runs, why)."""
     runs = f"{row.variant} of {row.revision}" if row.revision else ""
+    if row.target not in ("", row.revision):
+        runs = f"{row.target}, serves {runs}"
     why = ": ".join(part for part in (row.reason if row.reason != row.state else "", row.message) if part)
     return runs, why
+
+
+def _essence(row: NodeRow) -> tuple[str, ...]:
+    return row.state, row.revision, row.target, row.reason
 
 
 class _Handler(logging.Handler):

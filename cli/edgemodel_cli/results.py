@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from edgemodel_api import reasons
 from edgemodel_api.edgemodel import EdgeModel
-from edgemodel_api.edgenode import OFFLINE_AFTER_SECONDS, EdgeNode, ModelStatus, TargetState
-from edgemodel_api.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, EXIT_REFUSED
-from edgemodel_api.job import JobResult, Outcome
-from edgemodel_api.meta import get_condition
+from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
+from edgemodel_api.errors import EXIT_OK
+from edgemodel_api.job import JobResult
 from edgemodel_api.report import CompressionReport
+from edgemodel_cli.ending import End, is_offline
 from edgemodel_operator.domain.waves import wave_members
 
 SOURCE = "source"
@@ -60,7 +59,7 @@ class VariantRow:
 
 @dataclass(frozen=True)
 class NodeRow:
-    """One node: how far its target is, and what answers requests there."""
+    """One node: how far its `target` revision is (`state`), and what answers requests there."""
 
     name: str
     state: str
@@ -69,6 +68,7 @@ class NodeRow:
     endpoint: str = ""
     reason: str = ""
     message: str = ""
+    target: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As item 7 of the contract names the fields."""
@@ -95,80 +95,6 @@ class WaveRow:
         return {"nodes": list(self.nodes), "admitted": self.admitted, "soak": self.soak, "state": self.state}
 
 
-@dataclass(frozen=True)
-class End:
-    """How a run ended: the exit code, and why in a sentence with its numbers."""
-
-    code: int
-    reason: str = ""
-    message: str = ""
-
-    @property
-    def text(self) -> str:
-        """`Reason: message`."""
-        return ": ".join(part for part in (self.reason, self.message) if part)
-
-
-def ending(model: EdgeModel, job: JobResult | None) -> End | None:
-    """How the revision ended, read from the conditions; None: it has not ended.
-
-    Conditions are those of this generation only: what is said of an earlier spec is no end of this one.
-    """
-    status = model.status
-    if status.observed_generation != model.metadata.generation:
-        return None
-    ready = get_condition(status.conditions, reasons.READY)
-    reconciling = get_condition(status.conditions, reasons.RECONCILING)
-    stalled = get_condition(status.conditions, reasons.STALLED)
-    if reconciling is not None and reconciling.status == "True":
-        return None
-    if stalled is not None and stalled.status == "True":
-        if job is not None and job.outcome is Outcome.INVALID:
-            return End(EXIT_BAD_INPUT, job.reason, job.message)
-        if job is not None and job.outcome is Outcome.FAILED:
-            return End(EXIT_FAILED, job.reason, job.message)
-        if stalled.reason in (reasons.INVALID_INPUT, reasons.NOT_SUPPORTED):
-            return End(EXIT_BAD_INPUT, stalled.reason, stalled.message)
-        return End(EXIT_REFUSED, stalled.reason, stalled.message)
-    if ready is not None and ready.status == "True":
-        return End(EXIT_OK, ready.reason, ready.message)
-    if status.rollout is not None and status.rollout.rolled_back and status.rollout.finished_at is not None:
-        return End(EXIT_REFUSED, status.rollout.reason, status.rollout.message)
-    return None
-
-
-def waiting_for(model: EdgeModel) -> str:
-    """What the model waits for, in the plan's words."""
-    conditions = model.status.conditions
-    for kind in (reasons.RECONCILING, reasons.READY):
-        found = get_condition(conditions, kind)
-        if found is not None:
-            return End(0, found.reason, found.message).text
-    return "nothing was planned yet"
-
-
-def settled(nodes: Iterable[EdgeNode], now: datetime) -> bool:
-    """Whether every node that reports has come to rest: it saw its last spec, and serves or refused what that says."""
-    resting = (TargetState.SERVING, TargetState.FAILED)
-    for node in nodes:
-        if is_offline(node, now):
-            continue
-        if node.status.observed_generation != node.metadata.generation:
-            return False
-        known = {m.key: m for m in node.status.models}
-        for wanted in node.spec.models:
-            found = known.get(wanted.key)
-            if found is None or found.state not in resting:
-                return False
-    return True
-
-
-def is_offline(node: EdgeNode, now: datetime) -> bool:
-    """Whether the node's last report is too old."""
-    last = node.status.last_report_time
-    return last is None or (now - last).total_seconds() > OFFLINE_AFTER_SECONDS
-
-
 def node_row(node: EdgeNode, key: str, now: datetime) -> NodeRow:
     """One node, as far as this model is concerned."""
     name = node.metadata.name
@@ -182,10 +108,17 @@ def node_row(node: EdgeNode, key: str, now: datetime) -> NodeRow:
 
 
 def _row(name: str, found: ModelStatus) -> NodeRow:
-    if found.running is None:
-        return NodeRow(name, found.state, found.revision, found.variant, "", found.reason, found.message)
     running = found.running
-    return NodeRow(name, found.state, running.revision, running.variant, running.endpoint, found.reason, found.message)
+    return NodeRow(
+        name,
+        found.state,
+        revision=found.revision if running is None else running.revision,
+        variant=found.variant if running is None else running.variant,
+        endpoint="" if running is None else running.endpoint,
+        reason=found.reason,
+        message=found.message,
+        target=found.revision,
+    )
 
 
 def pool(model: EdgeModel, nodes: Iterable[EdgeNode]) -> tuple[EdgeNode, ...]:

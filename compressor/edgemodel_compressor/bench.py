@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Budget
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import parse_percent
@@ -174,6 +175,8 @@ class Bench:
                     self._probed.add(recipe.encoding)
                 self._judge(known, built.path, recipe, effort)
             except InputError as error:
+                if error.reason == reasons.DISK_FULL:
+                    raise
                 known.failure = error.message
         if known.failure:
             return replace(outcome, path=None, refusals=(gates.load_refusal(known.failure),))

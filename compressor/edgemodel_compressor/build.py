@@ -41,12 +41,23 @@ class Built:
     sparsity: float | None
 
 
+@dataclass(frozen=True)
+class Applied:
+    """A candidate's model, not yet a file; the other attributes are those of `Built`."""
+
+    model: Any
+    quantized: tuple[str, ...]
+    notes: tuple[str, ...]
+    sparsity: float | None
+
+
 @dataclass
 class _Base:
     """A pruned model, and what was calibrated on it."""
 
     model: Any
     sparsity: float | None
+    notes: tuple[str, ...] = ()
     ranges: Ranges | None = None
 
 
@@ -72,14 +83,14 @@ class Builder:
     _bases: dict[tuple[PruneStep, ...], _Base] = field(default_factory=dict)
     _sensitivities: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
 
-    def build(self, recipe: Recipe) -> Built:
-        """Apply the recipe, save the file under its content's digest.
+    def apply(self, recipe: Recipe) -> Applied:
+        """The recipe's model.
 
         Raises:
             InputError: a step cannot be applied, or there is nothing to quantize.
         """
         base = self._base(recipe.prunes)
-        model, quantized, notes = base.model, list[str](), list[str]()
+        model, quantized, notes = base.model, list[str](), [*base.notes]
         for action in recipe.quantizes:
             result = quantize(
                 model,
@@ -94,7 +105,7 @@ class Builder:
         if recipe.quantizes and not quantized:
             reason = f": {notes[0]}" if notes else ""
             raise InputError(f"no node of this model can be quantized as {recipe.encoding}{reason}")
-        return self._saved(model, tuple(quantized), tuple(dict.fromkeys(notes)), base.sparsity)
+        return Applied(model, tuple(quantized), tuple(dict.fromkeys(notes)), base.sparsity)
 
     def nodes(self, action: Quantize) -> int:
         """How many nodes a quantize step can work on."""
@@ -105,11 +116,12 @@ class Builder:
             # Models may be large: the unpruned one and the last pruned one are enough.
             for key in [k for k in self._bases if k]:
                 del self._bases[key]
-            model, sparsity = self.prepared, None
+            model, sparsity, notes = self.prepared, None, list[str]()
             for step in prunes:
                 pruned = prune(model, step)
                 model, sparsity = pruned.model, pruned.sparsity
-            self._bases[prunes] = _Base(model, sparsity)
+                notes += pruned.notes
+            self._bases[prunes] = _Base(model, sparsity, tuple(notes))
         return self._bases[prunes]
 
     def _ranges(self, recipe: Recipe, base: _Base) -> Ranges:
@@ -149,11 +161,16 @@ class Builder:
         found = self.sensitivity_of(action)
         return frozenset(sorted(found, key=lambda name: (found[name], name))[: action.count])
 
-    def _saved(self, model: Any, quantized: tuple[str, ...], notes: tuple[str, ...], sparsity: float | None) -> Built:
+    def save(self, applied: Applied) -> Built:
+        """The file, named by its content's digest.
+
+        Raises:
+            InputError: the disk refuses.
+        """
         draft = self.work_dir / "candidate.onnx"
-        save_model(model, draft)
+        save_model(applied.model, draft)
         with draft.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         path = self.work_dir / f"{digest}.onnx"
         draft.replace(path)
-        return Built(path, digest, quantized, notes, sparsity)
+        return Built(path, digest, applied.quantized, applied.notes, applied.sparsity)

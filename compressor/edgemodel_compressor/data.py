@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from edgemodel_api.errors import InputError
 from edgemodel_oci.files import writing
@@ -23,10 +24,13 @@ from edgemodel_oci.files import writing
 from . import fit
 from .evaluate.runner import Array, Arrays
 from .npz import ArrayHeader, NpzFile, blocks
+from .reading import concise
 from .tensor_spec import TensorSpec, batch_of
 
 __all__ = ["SYNTHETIC_NOTE", "Dataset", "TensorSpec", "open_dataset", "synthetic"]
 
+#: In one made-up row, at most, where that is ours to choose.
+MADE_UP_NUMBERS = 2**22
 #: For the report: what is measured on such rows says little.
 SYNTHETIC_NOTE = (
     "no data was given: ranges and agreement come from random inputs (floats of mean 0 and variance 1), which are unlike"
@@ -118,7 +122,7 @@ def open_dataset(
         InputError: missing or misspelt names, shapes, types or counts that do not fit, NaN, hostile archives.
     """
     folder = work_dir / f"{what}.arrays"
-    with NpzFile(path, what=what, max_bytes=max_bytes) as npz:
+    with concise(), NpzFile(path, what=what, max_bytes=max_bytes) as npz:
         wanted = [spec.name for spec in inputs]
         fit.check_names(npz.names, wanted, labels, what)
         headers = {name: npz.header(name) for name in dict.fromkeys([*wanted, *([labels] if labels else [])])}
@@ -184,28 +188,48 @@ class _Made:
 
 
 def row_shape(spec: TensorSpec) -> tuple[int, ...]:
-    """Shape of one made-up row: free dimensions are 64 for pictures (rank 4), else 16."""
-    free = 64 if len(spec.shape) == 4 else 16
-    return tuple(free if d is None else d for d in spec.shape[1:])
+    """Shape of one made-up row: free dimensions are 64 for pictures (rank 4), else 16; less where that is too much."""
+    for free in (64, 16, 4, 1) if len(spec.shape) == 4 else (16, 4, 1):
+        shape = tuple(free if d is None else d for d in spec.shape[1:])
+        if math.prod(shape) <= MADE_UP_NUMBERS:
+            break
+    return shape
 
 
 def _check_finite(column: _Column, name: str, what: str) -> None:
-    if column.dtype.kind != "f":
+    if column.dtype.kind not in "fU":
         return
     row_bytes = math.prod(column.shape[1:]) * max(column.stored.itemsize, column.dtype.itemsize)
     bad, first = 0, 0
     for begin, end in blocks(column.shape[0], row_bytes):
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(column.rows(begin, end))
+        finite = _is_good(column, begin, end)
         wrong = int(finite.size - np.count_nonzero(finite))
         if wrong and not bad:
             first = begin + int(np.argmin(finite.reshape(end - begin, -1).all(axis=1)))
         bad += wrong
+    if bad and column.dtype.kind == "U":
+        raise InputError(
+            f"{what}: array {name!r} holds {bad} characters that are none in Unicode (first in sample {first}): write"
+            " the file again"
+        )
     if bad:
         raise InputError(
             f"{what}: array {name!r} holds {bad} numbers that are NaN, infinite or too large for {column.dtype.name}"
             f" (first in sample {first}): clean or drop these samples"
         )
+
+
+def _is_good(column: _Column, begin: int, end: int) -> npt.NDArray[np.bool_]:
+    """Per number (or character) of some rows."""
+    with np.errstate(over="ignore"):
+        rows = column.rows(begin, end)
+        return np.isfinite(rows) if column.dtype.kind == "f" else _is_text(rows)
+
+
+def _is_text(rows: Array) -> npt.NDArray[np.bool_]:
+    """Per character: a code point that UTF-8 can write."""
+    codes = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("="))).view(np.uint32).reshape(len(rows), -1)
+    return (codes <= 0x10FFFF) & ((codes < 0xD800) | (codes > 0xDFFF))
 
 
 def _labels(npz: NpzFile, header: ArrayHeader, folder: Path, rows: int, what: str) -> Array:

@@ -32,7 +32,6 @@ STALL_SECONDS = 60.0
 MAX_REDIRECTS = 5
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TIMEOUT = httpx.Timeout(connect=10, read=30, write=30, pool=10)
-_CHUNK_BYTES = 2**18
 _CONTENT_RANGE = re.compile(r"^bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
 
 
@@ -210,7 +209,8 @@ class Download:
         sink.announce(None if length is None else sink.done + length)
         started, gained = time.monotonic(), 0
         try:
-            for chunk in response.iter_raw(_CHUNK_BYTES):
+            # As they arrive: pieces that httpx gathers to a fixed size would be lost when the link breaks.
+            for chunk in response.iter_raw():
                 sink.write(chunk)
                 gained += len(chunk)
                 now = time.monotonic()

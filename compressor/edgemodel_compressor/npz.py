@@ -170,8 +170,10 @@ class NpzFile:
             )
         if dtype.fields is not None or dtype.subdtype is not None or dtype.kind not in "biufUS":
             raise InputError(f"{self._what}: array {name!r} is of {dtype}, which no model takes: give plain numbers")
-        if any(d < 0 for d in shape) or len(shape) > 32:
-            raise InputError(f"{self._what}: array {name!r} declares the impossible shape {list(shape)[:40]}")
+        if dtype.itemsize == 0 or any(d < 0 for d in shape) or len(shape) > 32:
+            raise InputError(
+                f"{self._what}: array {name!r} declares the impossible shape {list(shape)[:40]} of {dtype}"
+            )
         return ArrayHeader(name, dtype, tuple(int(d) for d in shape), bool(fortran), member.tell())
 
     def _reading(self, name: str) -> _Damage:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 
+from edgemodel_api import reasons
 from edgemodel_api.artifact import Golden
 from edgemodel_api.edgemodel import Objective
 from edgemodel_api.errors import InputError
@@ -78,23 +79,12 @@ def run_job(
         return publish(job, repo, report, finalists=finalists, files=run.files, progress=progress)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is measured beside what."""
-
-    inputs: Inputs
-    evaluator: Evaluator
-    golden: GoldenSet
-    builder: Builder
-    bench: Bench
-
-
 class _Run:
     """The state of one Job: the source measured, and the candidates so far."""
 
     def __init__(self, job: JobSpec, work_dir: Path, progress: Callable[[Progress], None]) -> None:
         self.job, self.work_dir, self.progress = job, work_dir, progress
-        self.plan = self._measure_source()
+        self.plan = set_up(job, work_dir, progress)
         self.warnings = list(self.plan.inputs.warnings)
         self._outcomes: dict[str, Outcome] = {}
 
@@ -105,15 +95,24 @@ class _Run:
         return Files(source=model.path, golden=self.plan.golden.path, limits=self.golden_limits, work_dir=self.work_dir)
 
     def candidates(self) -> tuple[Outcome, ...]:
-        """Everything that was tried, in order; of two with the same bytes, the first."""
+        """Everything that was tried, in order; of two with the same bytes, the first.
+
+        Raises:
+            InputError: nothing could be built, or the disk is full.
+        """
         steps = self.job.compression.steps
         if steps is None:
             search(lambda recipe: self._measure(recipe, Effort.QUICK), self._space())
         else:
             for recipe in recipes_for(steps, self.job.platforms):
                 self._explicit(recipe)
+        tried = tuple(self._outcomes.values())
+        if not any(o.file_digest for o in tried):
+            # Not one file: what the steps ask for cannot be done to this model.
+            why = next((r.message for o in tried for r in o.refusals), "the steps suit none of the platforms")
+            raise InputError(f"nothing of this model can be compressed: {why}")
         first: dict[str, Outcome] = {}
-        for outcome in self._outcomes.values():
+        for outcome in tried:
             first.setdefault(outcome.file_digest or outcome.name, outcome)
         return tuple(first.values())
 
@@ -152,11 +151,11 @@ class _Run:
         names = {o.name for some in finalists.values() for o in some}
         chosen = self._chosen([o for o in outcomes if o.name in names])
         budget = parse_percent(job.compression.budget.max_quality_drop)
-        warned = [
-            sample_warning(plan.evaluator, o.quality, budget, o.name)
-            for o in outcomes
-            if o.quality is not None and o.name in names
-        ]
+        # The one that will most likely be served speaks for all: they are judged on the same samples.
+        best = chosen or next((o for o in outcomes if o.name in names), None)
+        if best is not None and best.quality is not None:
+            warned = sample_warning(plan.evaluator, best.quality, budget, best.name)
+            self.warnings += [warned] if warned else []
         return CompressionReport(
             namespace=job.namespace,
             name=job.name,
@@ -169,8 +168,8 @@ class _Run:
             objective=str(job.compression.objective),
             source=plan.bench.source,
             candidates=table(outcomes, job.platforms, chosen),
-            layers=self._layers(chosen) if chosen is not None else (),
-            warnings=tuple(dict.fromkeys([*self.warnings, *(w for w in warned if w)])),
+            layers=self._layers(best) if best is not None else (),
+            warnings=tuple(dict.fromkeys(self.warnings)),
         )
 
     def golden_limits(self, path: Path) -> Golden:
@@ -178,61 +177,6 @@ class _Run:
         tolerance = self.job.health_check.golden.tolerance
         score = self.plan.golden.score(runner(serving_session(path, 1)))
         return self.plan.golden.limits(score, tolerance=parse_percent(tolerance) if tolerance is not None else None)
-
-    def _measure_source(self) -> _Plan:
-        job, work_dir = self.job, self.work_dir
-        inputs = bring_inputs(job, work_dir, self.progress)
-        model = inputs.model
-        threads = min(QUALITY_THREADS, host.cores())
-        self.progress(Progress(stage="source", message=f"quality on {inputs.validation.samples} samples"))
-        run = runner(serving_session(model.path, threads))
-        evaluator = Evaluator(
-            run,
-            inputs.validation,
-            validation=job.data.validation,
-            work_dir=work_dir,
-            fixed_batch=model.fixed_batch,
-            seed=job.seed,
-        )
-        rows = model.fixed_batch or 1
-        one = runner(serving_session(model.path, 1))
-        golden = build_golden(one, inputs.validation, rows=rows, dest_dir=work_dir, seed=job.seed)
-        self.progress(Progress(stage="source", message="latency, memory and size"))
-        folder = work_dir / "candidates"
-        folder.mkdir()
-        feeds = _requests(inputs, rows, job.seed)
-
-        def probe_candidate(path: Path) -> None:
-            memory = probe_memory(model.size_bytes)
-            probe(
-                path,
-                model.inputs,
-                work_dir=work_dir,
-                memory_bytes=memory,
-                timeout=PROBE_TIMEOUT_SECONDS,
-                feeds=feeds[0],
-            )
-
-        bench = Bench(
-            source_path=model.path,
-            source_size=packed_size(model.path),
-            evaluator=evaluator,
-            feeds=feeds,
-            budget=job.compression.budget,
-            threads=threads,
-            work_dir=work_dir,
-            probe=probe_candidate,
-        )
-        self.progress(Progress(stage="prepare"))
-        builder = Builder(
-            prepared=prepare(model.proto),
-            calibration=inputs.calibration,
-            rows=min(evaluator.rows, CALIBRATION_ROWS),
-            work_dir=folder,
-            seed=job.seed,
-            report=self.progress,
-        )
-        return _Plan(inputs, evaluator, golden, builder, bench)
 
     def _space(self) -> Space:
         return Space(
@@ -256,11 +200,13 @@ class _Run:
         count = len(self._outcomes)
         self.progress(Progress(stage="candidates", done=count, message=name))
         try:
-            built = self.plan.builder.build(recipe)
+            applied = self.plan.builder.apply(recipe)
         except InputError as error:
+            if error.reason == reasons.DISK_FULL:
+                raise
             outcome = Outcome(name=name, recipe=recipe, refusals=(gates.load_refusal(error.message),))
         else:
-            outcome = self._measured(name, recipe, built, effort)
+            outcome = self._measured(name, recipe, self.plan.builder.save(applied), effort)
         self._outcomes[name] = outcome
         self.progress(Progress(stage="candidates", done=count + 1, message=self._said(outcome)))
         return outcome
@@ -288,19 +234,24 @@ class _Run:
         return f"{outcome.name}: {format_bytes(measurement.size_bytes)} ({ratio:.1f}x smaller){quality}{drop}{verdict}"
 
     def _chosen(self, finalists: list[Outcome]) -> Outcome | None:
-        """The best by objective that keeps every gate here; else the best of all: the nodes decide."""
+        """The best by objective that is meant for this machine and keeps every gate on it."""
+        here = host.detect()
+        if here.platform in self.job.platforms:
+            finalists = [
+                o for o in finalists if o.recipe.classes is None or str(here.hardware_class) in o.recipe.classes
+            ]
         passing = [o for o in finalists if not o.refusals]
         best = choose.best(
-            passing or finalists,
+            passing,
             Objective(self.job.compression.objective),
             size=lambda o: o.size_bytes,
             latency=lambda o: o.measurement.latency_median_seconds if o.measurement else None,
         )
-        if best is not None and not passing:
+        if finalists and best is None:
             self.warnings.append(
                 "no candidate keeps latency, memory and slowdown on this machine: the trial on each kind of node decides"
             )
-        return best if passing else None
+        return best
 
     def _layers(self, chosen: Outcome) -> tuple[Layer, ...]:
         builder = self.plan.builder
@@ -311,10 +262,3 @@ class _Run:
             if builder.nodes(action) <= MOST_SENSITIVE_LAYERS:
                 sensitivity = {**builder.sensitivity_of(action), **sensitivity}
         return layers(builder.prepared, onnx.load(chosen.path), sensitivity)
-
-
-def _requests(inputs: Inputs, rows: int, seed: int) -> list[Arrays]:
-    """Single requests, for latency."""
-    taken = inputs.validation.take(LATENCY_FEEDS * rows, seed)
-    count = len(next(iter(taken.values()))) // rows
-    return [{name: a[i * rows : (i + 1) * rows] for name, a in taken.items()} for i in range(count)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from edgemodel_api.errors import InputError
 
 CHUNK_BYTES = 2**20
+MESSAGE_CHARACTERS = 900
 
 
-def open_to_read(path: Path, what: str, *, follow: bool = True) -> IO[bytes]:
+def open_to_read(path: Path, what: str, *, follow: bool = True) -> FileIO:
     """A regular file, unbuffered. Devices and pipes, which may never end, are refused.
 
     Args:
@@ -41,7 +44,24 @@ def open_to_read(path: Path, what: str, *, follow: bool = True) -> IO[bytes]:
         os.close(fd)
         kind = "a folder" if stat.S_ISDIR(mode) else "no regular file (a device, pipe or socket)"
         raise InputError(f"{what}: {path} is {kind}: name the file itself")
-    return os.fdopen(fd, "rb", buffering=0)
+    return FileIO(fd, "rb")
+
+
+@contextlib.contextmanager
+def concise() -> Iterator[None]:
+    """Names in a hostile file may be megabytes long or steer a terminal: messages about it are cut and made plain.
+
+    Raises:
+        InputError: in place of another one.
+    """
+    try:
+        yield
+    except InputError as error:
+        text = "".join(c if c.isprintable() else "?" for c in error.message)
+        if len(text) > MESSAGE_CHARACTERS:
+            half = MESSAGE_CHARACTERS // 2
+            text = f"{text[:half]} … {text[-half:]}"
+        raise InputError(text, reason=error.reason) from None
 
 
 def _neighbours(path: Path) -> str:

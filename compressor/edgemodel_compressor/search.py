@@ -5,7 +5,8 @@
    Int8 breaks it, Int8 and the rest Float16): found by bisection.
 3. Where a static encoding breaks it, the same: its least sensitive nodes, the rest float.
 4. The smallest of these on a pruned model: the highest sparsity that keeps the quality, by bisection, first by
-   absolute size, then by size relative to the tensor's largest, which has to beat the first.
+   absolute size, then by size relative to the tensor's largest, which has to beat the first. Integer encodings are
+   pruned as far, or one level less.
 
 Bisection takes quality to fall with sparsity and with the number of quantized nodes; where it does not, the result
 is still one that was measured to be good. Decisions look at quality and size only, never at a clock, so the same
@@ -28,8 +29,9 @@ from .candidates import Quantize, Recipe, classes_on, local, single
 MOST_MEASUREMENTS = 32
 #: Levels of sparsity that are tried, in percent.
 SPARSITIES = tuple(range(10, 100, 10))
-#: How many candidates are tried on a pruned model, and how many static ones in part.
+#: How many are tried on a pruned model (computing in float, in integers), and how many static ones in part.
 BASES = 2
+INTEGER_BASES = 3
 PARTIAL_STATIC = 2
 #: A file so much larger than with all weights as Int8 holds mostly floats.
 MOSTLY_FLOAT = 1.5
@@ -190,24 +192,22 @@ def _prune(meter: _Meter, space: Space) -> None:
     good = sorted((f for f in meter.found.values() if f.good), key=lambda f: (f.size_bytes, f.recipe.name))
     if not any(f.recipe.classes is None for f in good):
         _sparsest(meter, Recipe(()), PruneMethod.MIN_ABSOLUTE, 0)
-    # What every class may run comes first; then the smallest in another encoding.
-    safe = [f for f in good if not f.recipe.integer_compute and f.recipe.classes is None]
-    bases: list[Recipe] = []
-    for f in [*safe[:1], *good]:
+    smallest: dict[str, Recipe] = {}
+    for f in good:
         # Two mixtures of the same encodings differ by a few nodes: one of them is enough.
-        if all(f.recipe.encoding != b.encoding for b in bases):
-            bases.append(f.recipe)
-    count = BASES if space.objective is Objective.SMALLEST else 1
+        smallest.setdefault(f.recipe.encoding, f.recipe)
+    safe = [r for r in smallest.values() if r.classes is None and not r.integer_compute]
     reached = 0
-    for rank, base in enumerate(bases[:count]):
+    for rank, base in enumerate(safe[: BASES if space.objective is Objective.SMALLEST else 1]):
+        # The second need not be searched from below: what the first bears, it bears too, or a little less.
+        found = _sparsest(meter, base, PruneMethod.MIN_ABSOLUTE, max(0, reached - 1))
         if rank == 0:
-            reached = _sparsest(meter, base, PruneMethod.MIN_ABSOLUTE, 0)
-            _sparsest(meter, base, PruneMethod.MAX_RELATIVE, reached)
-        elif reached:
-            # What the first bears, another encoding bears too, or a little less.
-            for level in (reached, reached - 1)[:reached]:
-                if meter(base.pruned(SPARSITIES[level - 1], PruneMethod.MIN_ABSOLUTE)).good:
-                    break
+            _sparsest(meter, base, PruneMethod.MAX_RELATIVE, found)
+        reached = max(reached, found)
+    for base in [r for r in smallest.values() if r.integer_compute][:INTEGER_BASES]:
+        for level in (reached, reached - 1):
+            if level > 0 and meter(base.pruned(SPARSITIES[level - 1], PruneMethod.MIN_ABSOLUTE)).good:
+                break
 
 
 def _sparsest(meter: _Meter, base: Recipe, method: PruneMethod, above: int) -> int:

@@ -233,12 +233,13 @@ def _check_size(remote: RemoteFile, size: int, max_bytes: int, dest: Path, *, he
     if size > max_bytes:
         raise _too_large(remote, str(size), max_bytes)
     try:
-        free = shutil.disk_usage(dest.parent).free
+        disk = shutil.disk_usage(dest.parent)
     except OSError:
         return  # the write will say it better
-    if size - here > free:
+    # A file system of no size is none that can be written, which the write will say as well.
+    if disk.total and size - here > disk.free:
         raise InputError(
-            f"{remote.uri}: {format_bytes(size)} do not fit into {dest.parent}, where {format_bytes(free)} are free:"
+            f"{remote.uri}: {format_bytes(size)} do not fit into {dest.parent}, where {format_bytes(disk.free)} are free:"
             " free some space there, or name a work folder on another disk",
             reason=DISK_FULL,
         )

@@ -38,8 +38,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="let the nodes serve on, to be asked with curl")
     arguments = parser.parse_args()
     workdir: Path = arguments.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
-    files = [path for path in arguments.files or defaults(workdir) if path.stat().st_size >= SMALLEST]
+    prepare.DATA.mkdir(exist_ok=True)
+    files = [path for path in arguments.files or defaults() if path.stat().st_size >= SMALLEST]
     started = time.monotonic()
     try:
         play(workdir, files)
@@ -47,7 +47,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     finally:
-        if not arguments.keep:
+        if not arguments.keep and (workdir / "nodes").is_dir():
             say("The end: the nodes drain and stop.")
             edgemodel("stop", "--workdir", workdir)
     print(f"\nReport, with pictures: {workdir.resolve() / 'report.html'}")
@@ -65,7 +65,7 @@ def play(workdir: Path, files: list[Path]) -> None:
     prepare.main()
 
     say("First act: the smallest variant that keeps the budget walks over three nodes, one first, then all.")
-    run(workdir, MANIFEST, nodes_file(workdir, rehearse=False), expect=ROLLED_OUT)
+    run(workdir, MANIFEST, nodes_file(rehearse=False), expect=ROLLED_OUT)
 
     say("The nodes serve. Any of them is asked over HTTP (Open Inference Protocol v2), and says what a file is.")
     first = nodes(workdir)
@@ -74,8 +74,8 @@ def play(workdir: Path, files: list[Path]) -> None:
 
     say("Second act: a new revision, which goes wrong on one node. It is stopped, and the fleet is put back.")
     print(f"# {NODES[-1]} rehearses a fault: {json.dumps(REHEARSAL)}")
-    changed = changed_manifest(workdir)
-    run(workdir, changed, nodes_file(workdir, rehearse=True), expect=REFUSED)
+    changed = changed_manifest()
+    run(workdir, changed, nodes_file(rehearse=True), expect=REFUSED)
 
     say("The first revision has served all the while.")
     after = nodes(workdir)
@@ -105,17 +105,17 @@ def run(workdir: Path, manifest: Path, nodes: Path, *, expect: int) -> None:
         print(f"# exit code {code}: refused by a gate or rolled back")
 
 
-def nodes_file(workdir: Path, *, rehearse: bool) -> Path:
+def nodes_file(*, rehearse: bool) -> Path:
     """Three nodes; with a rehearsal on the last one, or without."""
     listed: list[dict[str, object]] = [{"name": name} for name in NODES]
     if rehearse:
         listed[-1]["rehearse"] = REHEARSAL
-    path = workdir / ("nodes-rehearsal.yaml" if rehearse else "nodes.yaml")
+    path = prepare.DATA / ("nodes-rehearsal.yaml" if rehearse else "nodes.yaml")
     path.write_text(yaml.safe_dump({"nodes": listed}, sort_keys=False))
     return path
 
 
-def changed_manifest(workdir: Path) -> Path:
+def changed_manifest() -> Path:
     """The same model by another recipe, so that there is another revision: half precision, nothing searched."""
     document = yaml.safe_load(MANIFEST.read_text())
     spec = document["spec"]
@@ -123,7 +123,7 @@ def changed_manifest(workdir: Path) -> Path:
     for file in (spec["source"], spec["data"]["calibration"], spec["data"]["validation"]):
         file["uri"] = f"file:{(HERE / file['uri'].removeprefix('file:')).resolve()}"
     spec["compression"]["steps"] = [{"quantize": {"precision": "Float16", "activations": "None"}}]
-    path = workdir / "edgemodel-changed.yaml"
+    path = prepare.DATA / "edgemodel-changed.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
 
@@ -147,7 +147,7 @@ def answer(node: dict[str, str], path: Path) -> str:
         "inputs": [{"name": "bytes", "shape": [1, len(content)], "datatype": "INT32", "data": content.tolist()}]
     }
     request = urllib.request.Request(
-        f"{node['endpoint']}/v2/models/file-type/infer",
+        f"{node['endpoint']}/infer",
         json.dumps(question).encode(),
         {"Content-Type": "application/json"},
     )
@@ -161,13 +161,13 @@ def answer(node: dict[str, str], path: Path) -> str:
     )
 
 
-def defaults(workdir: Path) -> list[Path]:
+def defaults() -> list[Path]:
     """A few files that every checkout has, and a PDF whose name says nothing."""
     import random
 
     import samples
 
-    document = workdir / "unknown.bin"
+    document = prepare.DATA / "unknown.bin"
     document.write_bytes(samples.pdf(random.Random("demo")))
     root = HERE.parent.parent
     return [document, root / "README.md", Path(__file__), root / "pyproject.toml"]

@@ -92,7 +92,7 @@ class Process:
     def __init__(self, given: argparse.Namespace, service: Service) -> None:
         self.given = given
         self.service = service
-        self.listener = socket.socket(fileno=given.listen_fd)
+        self.http = HttpServer(socket.socket(fileno=given.listen_fd))
 
     def accept(self) -> None:
         """As `HttpServer.accept`; a rehearsed fault of the stage Serving begins now."""
@@ -113,6 +113,10 @@ class Process:
         """As `HttpServer.take`."""
         self.http.take(connections)
 
+    def listener(self) -> int:
+        """As `HttpServer.listener`."""
+        return self.http.listener()
+
     def accepting(self) -> bool:
         """As `HttpServer.accepting`."""
         return self.http.accepting()
@@ -124,7 +128,6 @@ class Process:
     async def run(self) -> bool:
         """Until drained; whether everything ended by itself."""
         self.loop = asyncio.get_running_loop()
-        self.http = HttpServer(self.listener)
         limit = self.given.max_request_bytes or request_limit(self.service.runtime)
         app = InferenceApp(
             self.service,
@@ -136,7 +139,7 @@ class Process:
         await self.http.start(app.asgi(self.http.draining))
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.http.begin_drain)
-        control = ControlServer(self.given.control, self.service, self, os.dup(self.listener.fileno()))
+        control = ControlServer(self.given.control, self.service, self)
         control.start()
         await self.http.finished.wait()
         control.close()
@@ -163,7 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     # A hostile client must not fill the disk with "Invalid HTTP request received".
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     raise_descriptor_limit()
     try:
         process = Process(given, build(given))

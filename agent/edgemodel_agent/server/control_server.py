@@ -47,6 +47,13 @@ class Switches(Protocol):
     def take(self, connections: list[int]) -> None:
         """Serve these connections; their descriptors are the callee's now."""
 
+    def listener(self) -> int:
+        """A duplicate of the listening socket's descriptor.
+
+        Raises:
+            ControlError: it was told to drain and has given the socket up.
+        """
+
     def accepting(self) -> bool:
         """Whether it accepts."""
 
@@ -65,8 +72,8 @@ class Answer(NamedTuple):
 class ControlServer:
     """Serves `path` from `start` on. The socket is 0600 in the agent's 0700 folder, and each peer's user is checked."""
 
-    def __init__(self, path: Path, service: Service, http: Switches, listener: int) -> None:
-        self._path, self._service, self._http, self._listener = path, service, http, listener
+    def __init__(self, path: Path, service: Service, http: Switches) -> None:
+        self._path, self._service, self._http = path, service, http
         self._feeds: list[Arrays] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
@@ -131,7 +138,7 @@ class ControlServer:
                 self._http.take(receive_fds(connection, min(int(message.get("connections", 0)), MAX_TAKEN)))
                 return Answer({})
             case "listener":
-                return Answer({}, fds=[os.dup(self._listener)])
+                return Answer({}, fds=[self._http.listener()])
             case "infer":
                 feeds = self._typed(arrays)
                 self._feeds = [*self._feeds, feeds][-KEPT_FEEDS:]

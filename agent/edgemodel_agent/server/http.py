@@ -80,6 +80,14 @@ class Connection(H11Protocol):
         self.since = self.loop.time()
         super().on_response_complete()
 
+    def keep(self) -> None:
+        """It was taken over between two requests: it may be as idle as any other that is kept alive."""
+        if not self.waiting() or self.conn.trailing_data[0]:
+            return  # the client's next request was waiting in the kernel
+        self._disarm()
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
     def waiting(self) -> bool:
         """Whether no request is in work; the head of one may have begun to arrive."""
         return self.cycle is None or bool(self.cycle.response_complete)
@@ -176,6 +184,17 @@ class HttpServer:
     def _connection(self) -> Connection:
         return Connection(config=self._config, server_state=self._state, app_state={}, _loop=self._loop)
 
+    def listener(self) -> int:
+        """A duplicate of the listening socket's descriptor.
+
+        Raises:
+            ControlError: it drains, and holds the socket no more: nobody shall wait in its queue in vain.
+        """
+        try:
+            return os.dup(self._listener.fileno())
+        except OSError:
+            raise ControlError("the server is draining and has given its listening socket up") from None
+
     def accepting(self) -> bool:
         """Whether new connections are accepted."""
         return self._accepting
@@ -233,9 +252,11 @@ class HttpServer:
             raise ControlError("the server is draining: give the connections to another one")
         for one in sockets:
             try:
-                await self._loop.connect_accepted_socket(self._connection, one)
+                _, connection = await self._loop.connect_accepted_socket(self._connection, one)
             except OSError:  # the client is gone
                 one.close()
+            else:
+                connection.keep()
 
     def begin_drain(self) -> None:
         """In the loop's thread: stop accepting, and finish in the background."""

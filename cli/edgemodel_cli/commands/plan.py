@@ -39,7 +39,7 @@ def plan(file: Path, count: int | None, nodes_file: Path | None, workdir: Path |
     meta = manifest.model.metadata
     before = store.read_model(meta.namespace, meta.name)
     model = manifest.model if before is None else manifest.model.replace(status=before.status)
-    nodes = tuple(_as_node(n, store) for n in local)
+    nodes = tuple(_as_node(n) for n in local)
     revision, platforms = wanted_revision(model, nodes)
     job = JobProcess(where.job(revision)).result() if revision else None
     source = next((f.size for f in manifest.files if f.field == "spec.source"), None)
@@ -51,6 +51,7 @@ def plan(file: Path, count: int | None, nodes_file: Path | None, workdir: Path |
         job=job,
         source_bytes=source,
         stored=stored_bytes(job),
+        here={n.name: _digests_of(where.nodes / n.name) for n in local},
     )
     if as_json:
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
@@ -59,11 +60,15 @@ def plan(file: Path, count: int | None, nodes_file: Path | None, workdir: Path |
     return 0
 
 
-def _as_node(node: LocalNode, store: ObjectStore) -> EdgeNode:
-    """The node as it would report here: this machine's hardware, and what it serves, if it is there already."""
-    known = store.read_node(node.name)
-    status = EdgeNodeStatus(hardware=hardware.detect(), models=known.status.models)
+def _as_node(node: LocalNode) -> EdgeNode:
+    """The node as it would report here: with this machine's hardware."""
+    status = EdgeNodeStatus(hardware=hardware.detect())
     return EdgeNode(metadata=ObjectMeta(name=node.name, labels=node.labels), status=status)
+
+
+def _digests_of(root: Path) -> frozenset[str]:
+    """Variants whose bytes a node has, as its agent's store keeps them (edgemodel_agent.store)."""
+    return frozenset(f"sha256:{path.stem}" for path in (root / "variants").glob("*.json"))
 
 
 def stored_bytes(job: JobResult | None) -> dict[str, int]:

@@ -21,10 +21,10 @@ from edgemodel_cli.embedded.loop import InterruptedRunError, Run
 from edgemodel_cli.embedded.reports import html_report, read_report
 from edgemodel_cli.embedded.signals import exit_code, on_signals
 from edgemodel_cli.embedded.workdir import Workdir, disk_error, workdir_for
+from edgemodel_cli.ending import End
 from edgemodel_cli.manifest_file import read_manifest
 from edgemodel_cli.nodes_file import LocalNode, choose_nodes
 from edgemodel_cli.progress import reporting
-from edgemodel_cli.results import End
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class Shown:
     waves: tuple[results.WaveRow, ...]
     variants: tuple[results.VariantRow, ...]
     serving: bool
+    reused: bool
     html: Path | None
 
 
@@ -113,7 +114,7 @@ def _rolled_out(embedded: Run, options: Options) -> tuple[End, Shown]:
         try:
             embedded.prepare()
             end = embedded.until_ended(options.timeout)
-            if not embedded.built and end.code == EXIT_OK:
+            if not embedded.jobs.started and end.code == EXIT_OK:
                 reporter.say(f"revision {embedded.revision} was built before: nothing is rebuilt")
             model, pool = embedded.model(), embedded.pool()
             report = read_report(embedded.workdir, embedded.revision)
@@ -123,7 +124,7 @@ def _rolled_out(embedded: Run, options: Options) -> tuple[End, Shown]:
             now = datetime.now(UTC)
             rows = tuple(results.node_row(n, model.key, now) for n in pool)
             waves = results.wave_rows(model, [n.metadata.name for n in pool])
-            variants = results.variant_rows(embedded.result(), report, model)
+            variants = results.variant_rows(embedded.jobs.result(embedded.revision), report, model)
         except InterruptedRunError as interruption:
             interruption.serving = _close(embedded, options)
             raise
@@ -131,7 +132,8 @@ def _rolled_out(embedded: Run, options: Options) -> tuple[End, Shown]:
             _close(embedded, options)
             raise
         serving = _close(embedded, options)
-    return end, Shown(rows, waves, variants, serving, html)
+    reused = end.code == EXIT_OK and not embedded.jobs.started
+    return end, Shown(rows, waves, variants, serving, reused, html)
 
 
 def _close(embedded: Run, options: Options) -> bool:
@@ -146,7 +148,7 @@ def _fail(end: End) -> NoReturn:
 
 
 def _print(embedded: Run, end: End, outcome: Shown, options: Options) -> None:
-    model, job = embedded.model(), embedded.result()
+    model, job = embedded.model(), embedded.jobs.result(embedded.revision)
     if options.as_json:
         found = results.run_json(
             model, end, variants=outcome.variants, nodes=outcome.nodes, waves=outcome.waves, job=job
@@ -170,6 +172,8 @@ def _conclude(console: Console, workdir: Workdir, end: End, outcome: Shown) -> N
 
     if end.code == EXIT_OK:
         line(f"Rolled out. {end.message}".strip())
+    if outcome.reused:
+        line("Nothing was rebuilt: this revision was built before.")
     if outcome.html is not None:
         line(f"Report: {outcome.html}")
     if outcome.serving:

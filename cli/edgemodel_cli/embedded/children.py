@@ -12,9 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from edgemodel_agent.files import read_json, write_json
 from edgemodel_api.base import StatusModel
-
-from .files import read_json, write_json
 
 LOG_TAIL = 4000
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgenode import EdgeNode, Swap
 from edgemodel_cli import timeline
-from edgemodel_cli.results import OFFLINE, is_offline
+from edgemodel_cli.ending import is_offline
+from edgemodel_cli.results import OFFLINE
 from edgemodel_cli.timeline import NodeChange
 
 log = logging.getLogger(__name__)

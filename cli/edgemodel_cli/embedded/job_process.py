@@ -14,12 +14,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from edgemodel_agent.files import read_json, write_json
 from edgemodel_api.errors import TransientError
 from edgemodel_api.job import RESULT_LIMIT_BYTES, JobResult, JobSpec, Outcome, Progress
 from edgemodel_api.quantities import format_bytes
 
 from .children import Child, ProcessRecord, last_line, process_created
-from .files import read_json, write_json
 
 MODULE = "edgemodel_compressor"
 #: Between SIGTERM and SIGKILL.

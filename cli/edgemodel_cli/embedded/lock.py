@@ -10,9 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from edgemodel_agent.files import read_json, write_json
 from edgemodel_api.errors import InputError
-
-from .files import read_json, write_json
 
 
 @contextmanager

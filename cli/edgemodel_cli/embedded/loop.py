@@ -11,24 +11,24 @@ from datetime import UTC, datetime, timedelta
 
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import EdgeModel
-from edgemodel_api.edgemodel_status import ANNOTATION_APPROVED, ANNOTATION_RETRY, EdgeModelStatus, RolloutStatus
+from edgemodel_api.edgemodel_status import ANNOTATION_APPROVED, ANNOTATION_RETRY, RolloutStatus
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_REFUSED
-from edgemodel_api.job import JobResult, JobSpec, Outcome
+from edgemodel_api.job import Outcome
 from edgemodel_api.meta import get_condition
-from edgemodel_cli import results
+from edgemodel_cli import ending, results
+from edgemodel_cli.ending import End
 from edgemodel_cli.manifest_file import ManifestFile
 from edgemodel_cli.nodes_file import LocalNode
 from edgemodel_cli.progress import Reporter
-from edgemodel_cli.results import End
 from edgemodel_operator.domain.actions import StartJob
 from edgemodel_operator.domain.apply import apply_to_spec
-from edgemodel_operator.domain.observed import JobState, JobView, Observed, Settings
+from edgemodel_operator.domain.observed import Observed, Settings
 from edgemodel_operator.domain.plan import Plan, plan, wanted_revision
 
 from .agents import Agents
 from .history import TimelineWriter
-from .job_process import JobProcess
+from .jobs import Jobs
 from .objects import ObjectStore, Stamp, check_single
 from .workdir import Workdir
 
@@ -56,7 +56,6 @@ class Run:
     """One `edgemodel run`: `prepare`, then `until_ended`; whatever happens, `close`.
 
     Attributes:
-        built: whether a Job ran (False: the revision was built before).
         rollout_before: how the rollout was when this command began.
         interrupted: number of a signal that came; the loop ends at its next look.
     """
@@ -67,7 +66,6 @@ class Run:
     reporter: Reporter
     approve: bool = False
     retry: bool = False
-    built: bool = False
     interrupted: int = 0
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     wake: threading.Event = field(default_factory=threading.Event)
@@ -75,7 +73,7 @@ class Run:
     def __post_init__(self) -> None:
         self.store = ObjectStore(self.workdir.objects)
         self.agents = Agents(self.workdir)
-        self.job: JobProcess | None = None
+        self.jobs = Jobs(self.workdir, self.reporter)
         self.revision = ""
         self.settings = Settings(output=self.workdir.output, base_dir=str(self.manifest.base_dir))
         self.history = TimelineWriter(self.workdir.timeline)
@@ -102,31 +100,8 @@ class Run:
         for node in self.nodes:
             self.store.register_node(node.name, node.labels)
         self.agents.start(self.nodes)
-        self._forget_failures(model)
-
-    def _forget_failures(self, model: EdgeModel) -> None:
-        """A new command is a new try for what failed; a refusal or a rollback stands until --retry."""
-        retry = self.retry
-        for folder in self.workdir.jobs.glob("*/"):
-            job = JobProcess(folder)
-            job.end_leftover()
-            result = job.result()
-            current = folder.name == model.status.revision
-            failed = result is None or result.outcome in (Outcome.FAILED, Outcome.INVALID)
-            if result is not None and result.digest is not None and not self._stored(result.digest):
-                job.forget()
-                if current:
-                    # Somebody removed the registry: what was said of its artifact holds no longer.
-                    self.store.write_model_status(model, EdgeModelStatus())
-            elif failed or (self.retry and result is not None and result.outcome is Outcome.REFUSED):
-                job.forget()
-                retry = retry or (failed and current)
-        if retry:
+        if self.jobs.forget_failures(self.store, model, retry=self.retry):
             self.store.annotate_model(model, {ANNOTATION_RETRY: self.clock().isoformat()})
-
-    def _stored(self, digest: str) -> bool:
-        algorithm, _, value = digest.partition(":")
-        return (self.workdir.registry / "blobs" / algorithm / value).is_file()
 
     def model(self) -> EdgeModel:
         """The stored object."""
@@ -148,19 +123,19 @@ class Run:
         while True:
             plan_, changed = self.step()
             model, nodes = self.model(), self.store.nodes()
-            found = self.stuck(model) or results.ending(model, self.result())
+            found = self.stuck(model) or ending.ending(model, self.jobs.result(self.revision))
             if found is None:
                 end = None
             else:
                 settle_until = settle_until if end == found else time.monotonic() + SETTLE_SECONDS
                 end = found
                 pool = results.pool(model, nodes)
-                if results.settled(pool, self.clock()) or time.monotonic() >= settle_until:
+                if ending.settled(pool, self.clock()) or time.monotonic() >= settle_until:
                     return end
             if time.monotonic() >= deadline:
                 if end is not None:
                     return end
-                return End(EXIT_REFUSED, "TimedOut", f"not rolled out within --timeout; {results.waiting_for(model)}")
+                return End(EXIT_REFUSED, "TimedOut", f"not rolled out within --timeout; {ending.waiting_for(model)}")
             if not changed:
                 self._sleep(plan_.wake_at, deadline)
 
@@ -173,9 +148,9 @@ class Run:
             return End(EXIT_REFUSED, found.reason, f"{found.message}; run again with --approve to let all waves begin")
         if found.reason in (reasons.NO_NODES, reasons.NO_PLATFORM):
             return End(EXIT_BAD_INPUT, found.reason, f"{found.message}; change it, or give other nodes by --nodes-file")
-        job = self.result()
+        job = self.jobs.result(self.revision)
         if found.reason == reasons.WAITING_FOR_RETRY and job is not None and job.outcome is Outcome.FAILED:
-            where = JobProcess(self.workdir.job(self.revision)).log
+            where = self.jobs.folder(self.revision).log
             said = job.message if str(where) in job.message else f"{job.message} (log: {where})"
             return End(EXIT_FAILED, job.reason, f"{said}; run again to try again")
         return None
@@ -203,32 +178,18 @@ class Run:
     def observe(self) -> Observed:
         """Everything that the plan may look at."""
         # Before anything is read: what changes while we look is seen as a change afterwards.
-        self._stamps, self._job_ran = self.store.stamps(), self._job_runs()
+        self._stamps, self._job_ran = self.store.stamps(), self.jobs.running()
         model, nodes = self.model(), self.store.nodes()
         revision, _ = wanted_revision(model, nodes)
         if revision != self.revision:
-            self._supersede()
+            self.jobs.stop()
             self.revision = revision
         if self.approve and revision:
             everything = f"{revision}/{len(model.spec.rollout.waves)}"
             model = self.store.annotate_model(model, {ANNOTATION_APPROVED: everything})
-        return Observed(now=self.clock(), model=model, nodes=nodes, job=self.job_view(revision), settings=self.settings)
-
-    def job_view(self, revision: str) -> JobView | None:
-        """The Job of a revision, as its folder and process tell."""
-        if not revision:
-            return None
-        if self._job_runs():
-            return JobView(revision=revision, state=JobState.RUNNING, result=None)
-        found = JobProcess(self.workdir.job(revision))
-        result = found.result()
-        if result is not None:
-            return JobView(revision=revision, state=JobState.FINISHED, result=result)
-        return JobView(revision=revision, state=JobState.LOST, result=None) if found.begun() else None
-
-    def result(self) -> JobResult | None:
-        """The result of the wanted revision's Job."""
-        return JobProcess(self.workdir.job(self.revision)).result() if self.revision else None
+        return Observed(
+            now=self.clock(), model=model, nodes=nodes, job=self.jobs.view(revision), settings=self.settings
+        )
 
     def apply(self, observed: Observed, planned: Plan) -> bool:
         """Write what the plan says, the status first, as it asks; whether anything is new."""
@@ -244,7 +205,7 @@ class Run:
                 changed = True
         for action in planned.actions:
             if isinstance(action, StartJob):
-                self._start(action.job)
+                self.jobs.start(action.job)
                 changed = True
         for event in planned.events:
             if self._said != (event.reason, event.message):
@@ -252,32 +213,15 @@ class Run:
                 self.reporter.say(f"{event.reason}: {event.message}", warning=event.type == "Warning")
         return changed
 
-    def _start(self, job: JobSpec) -> None:
-        if self.job is not None and self.job.running() and self.job.folder == self.workdir.job(job.revision):
-            return
-        self._supersede()
-        self.built = True
-        self.job = JobProcess(self.workdir.job(job.revision), self.reporter.job)
-        self.job.begin(job)
-
-    def _supersede(self) -> None:
-        if self.job is not None:
-            self.job.stop()
-            self.reporter.job_ended()
-            self.job = None
-
     def show(self, planned: Plan) -> None:
         """Tell the timeline and the person."""
         model, nodes, now = self.model(), self.store.nodes(), self.clock()
         pool = results.pool(model, nodes)
         self.history.observe(model, pool, now)
-        if self.job is not None:
-            if self.job.running():
-                return
-            self.reporter.job_ended()
-            self.job = None
+        if self.jobs.running():
+            return
         rows = [results.node_row(n, model.key, now) for n in pool]
-        self.reporter.nodes(rows, results.waiting_for(model) if model.status.conditions else "")
+        self.reporter.nodes(rows, ending.waiting_for(model) if model.status.conditions else "")
 
     def _sleep(self, wake_at: datetime | None, deadline: float) -> None:
         """Until something changes, the plan wants to be asked again, or a while has passed."""
@@ -287,11 +231,8 @@ class Run:
         until = min(until, deadline)
         while time.monotonic() < until:
             self._pause()
-            if self.store.stamps() != self._stamps or self._job_ran != self._job_runs():
+            if self.store.stamps() != self._stamps or self._job_ran != self.jobs.running():
                 return
-
-    def _job_runs(self) -> bool:
-        return self.job is not None and self.job.running()
 
     def _pause(self) -> None:
         self.wake.wait(POLL_SECONDS)
@@ -312,8 +253,7 @@ class Run:
 
     def close(self, *, keep_serving: bool) -> bool:
         """End the Job and, unless they shall go on, agents and servers; whether something goes on serving."""
-        if self.job is not None:
-            self.job.stop()
+        self.jobs.stop()
         if keep_serving and self.serves():
             return True
         self.agents.stop()
@@ -321,6 +261,5 @@ class Run:
 
     def kill(self) -> None:
         """End everything at once."""
-        if self.job is not None:
-            self.job.stop(patience=0.0)
+        self.jobs.stop(patience=0.0)
         self.agents.kill()

@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from edgemodel_agent.files import read_json, write_json
 from edgemodel_api.base import ApiModel
 from edgemodel_api.edgemodel import EdgeModel, EdgeModelSpec
 from edgemodel_api.edgemodel_status import EdgeModelStatus
 from edgemodel_api.edgenode import EdgeNode, EdgeNodeSpec, EdgeNodeStatus
 from edgemodel_api.errors import InputError
 from edgemodel_api.meta import ObjectMeta
-
-from .files import read_json, write_json
 
 Model = TypeVar("Model", bound=ApiModel)
 #: The name, size and time of a file as it was looked at; changes when anybody replaces it.

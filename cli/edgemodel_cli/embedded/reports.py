@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from edgemodel_agent.files import write_atomic
 from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.errors import EdgeModelError
@@ -16,7 +17,6 @@ from edgemodel_api.job import JobResult
 from edgemodel_api.report import CompressionReport
 from edgemodel_cli import timeline
 
-from .files import write_atomic
 from .job_process import JobProcess
 from .workdir import Workdir
 

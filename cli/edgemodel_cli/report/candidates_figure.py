@@ -106,13 +106,14 @@ def _quality_panel(report: CompressionReport, shown: Sequence[Point]) -> Panel |
     limits = {} if limit is None else {f"maxQualityDrop {report.budget.max_quality_drop}": limit}
     allowed = parse_percent(report.budget.max_quality_drop) * abs(source)
     reach = max(3 * allowed, abs(source) * 0.005)
-    axis = focus(list(values.values()), around=[source, *limits.values()], reach=reach)
+    better = report.quality.higher_is_better
+    axis = focus(list(values.values()), around=[source, *limits.values()], reach=reach, higher_is_better=better)
     digits = 1 if axis.high - axis.low > 0.006 else 2
     return Panel(
         title=f"{svg.plain(report.quality.metric) or 'Quality'} ({report.quality.kind.lower()})",
         values=values,
         limits=limits,
-        higher_is_better=report.quality.higher_is_better,
+        higher_is_better=better,
         axis=axis,
         text=lambda value: f"{value * 100:.{digits}f} %" if numbers.is_share(report.quality) else f"{value:.4g}",
         spread={
@@ -131,7 +132,7 @@ def _latency_panel(report: CompressionReport, shown: Sequence[Point]) -> Panel |
         return None
     limits = numbers.latency_limits(report.budget, report.source)
     around = [*limits.values(), values.get("source", min(values.values()))]
-    axis = focus(list(values.values()), around=around, reach=0.5 * max(around))
+    axis = focus(list(values.values()), around=around, reach=0.5 * max(around), higher_is_better=False)
     return Panel(
         title="Median latency on the machine that compressed",
         values=values,

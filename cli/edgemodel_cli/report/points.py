@@ -64,19 +64,22 @@ def front(pairs: Iterable[tuple[float, float]], *, higher_is_better: bool) -> li
     return best
 
 
-def focus(values: Sequence[float], *, around: Sequence[float], reach: float) -> Range:
-    """The part of an axis where verdicts are decided; a value far beyond it is drawn at the edge.
+def focus(values: Sequence[float], *, around: Sequence[float], reach: float, higher_is_better: bool) -> Range:
+    """The part of an axis where verdicts are decided; a value that is far too bad is drawn at the edge.
 
     Args:
         values: of all points.
         around: what must be seen: the source's value and the limits.
-        reach: how far beyond `around` the axis may go.
+        reach: how far beyond `around` the axis may go on the side where it gets worse.
+        higher_is_better: which side that is.
     """
-    low, high = min(around) - reach, max(around) + reach
-    inside = [v for v in values if low <= v <= high]
-    seen = [*around, *inside]
-    beyond_low, beyond_high = any(v < low for v in values), any(v > high for v in values)
+    worst = min(around) - reach if higher_is_better else max(around) + reach
+    beyond = [v for v in values if (v < worst if higher_is_better else v > worst)]
+    seen = [*around, *(v for v in values if v not in beyond), *([worst] if beyond else [])]
     least, most = min(seen), max(seen)
-    least, most = low if beyond_low else least, high if beyond_high else most
-    margin = max((most - least) * 0.07, abs(most) * 1e-4, 1e-12)
-    return Range(least if beyond_low else least - margin, most if beyond_high else most + margin)
+    margin = max((most - least) * 0.07, max(abs(most), abs(least)) * 1e-4, 1e-9)
+    # The edge that stands for what lies beyond it gets no margin: the mark lies on it.
+    return Range(
+        least if beyond and higher_is_better else least - margin,
+        most if beyond and not higher_is_better else most + margin,
+    )

@@ -110,7 +110,8 @@ def tiles(report: CompressionReport, model: EdgeModel, nodes: Sequence[EdgeNode]
             if source.latency_median_seconds is not None:
                 detail = f"median; source {format_seconds(source.latency_median_seconds)}"
             if best.slowdown is not None:
-                detail += f", {percent(best.slowdown, signed=True, digits=1)}"
+                # Of paired runs: on a busy machine the two medians alone say something else.
+                detail += f"; {percent(best.slowdown, signed=True, digits=1)} in turns with it"
             found.append(Tile("Latency", format_seconds(best.latency_median_seconds), detail))
     if nodes:
         serving = sum(serves(node, model, report.revision) for node in nodes)

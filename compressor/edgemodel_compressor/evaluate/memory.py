@@ -7,6 +7,7 @@ exec. (`ru_maxrss` does not: it carries over the peak of the process that forked
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,12 +55,17 @@ def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) 
     finally:
         request.unlink(missing_ok=True)
     if child.returncode != 0:
-        lines = child.stderr.strip().splitlines()
-        raise InputError(
-            f"the model cannot run in a process of its own (exit {child.returncode}):"
-            f" {lines[-1][:300] if lines else 'no message'}"
-        )
+        raise InputError(f"the model cannot run in a process of its own: {_ending(child.returncode, child.stderr)}")
     return int(child.stdout)
+
+
+def _ending(code: int, errors: str) -> str:
+    """Why a child ended: its signal, or the last line that it wrote."""
+    if code < 0:
+        hint = "; is there enough memory?" if code == -signal.SIGKILL else ""
+        return f"it was killed by {signal.Signals(-code).name}{hint}"
+    lines = errors.strip().splitlines()
+    return f"exit code {code}, {lines[-1][:300] if lines else 'no message'}"
 
 
 #: Imports nothing but what a server needs, so that the number is the model's and the runtime's.

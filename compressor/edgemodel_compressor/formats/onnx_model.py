@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
-from edgemodel_compressor.reading import open_to_read
+from edgemodel_compressor.reading import concise, open_to_read
 from edgemodel_compressor.tensor_spec import TensorSpec
 from edgemodel_oci.files import put, replacing
 
@@ -72,6 +72,11 @@ def load_model(path: Path, *, work_dir: Path, max_bytes: int, external_dir: Path
     Raises:
         InputError: whatever is wrong with the file, with the number and what to change.
     """
+    with concise():
+        return _load(path, work_dir, max_bytes, external_dir)
+
+
+def _load(path: Path, work_dir: Path, max_bytes: int, external_dir: Path | None) -> SourceModel:
     what = f"model {path.name}"
     content = _read(path, what, min(max_bytes, PROTOBUF_LIMIT))
     # Parsed, a model takes about its size; 1 GiB more covers any honest number of nodes.
@@ -156,10 +161,10 @@ def runtime_message(error: BaseException | str) -> str:
     text = " ".join(str(error).split())
     for noise in _NOISE:
         text = noise.sub("", text, count=1)
-    return text.rstrip(". ")[:400]
+    return "".join(c if c.isprintable() else "?" for c in text).rstrip(". ")[:400]
 
 
-def _read(path: Path, what: str, limit: int) -> bytes:
+def _read(path: Path, what: str, limit: int) -> bytearray:
     with open_to_read(path, what) as file:
         size = file.seek(0, 2)
         if size == 0:
@@ -170,9 +175,12 @@ def _read(path: Path, what: str, limit: int) -> bytes:
                 " possible: give a smaller model"
             )
         file.seek(0)
-        content = bytearray()
-        while len(content) <= size and (chunk := file.read(2**24)):
-            content += chunk
-    if len(content) != size:
-        raise InputError(f"{what}: changed while it was read ({size} bytes, then {len(content)}): try again")
-    return bytes(content)
+        content = bytearray(size)
+        view, done = memoryview(content), 0
+        # One read gives at most 2 GiB less a page.
+        while done < size and (count := file.readinto(view[done:])):
+            done += count
+        changed = done < size or bool(file.read(1))
+    if changed:
+        raise InputError(f"{what}: changed while it was read ({size} bytes before): try again")
+    return content

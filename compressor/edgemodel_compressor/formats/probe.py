@@ -201,7 +201,7 @@ try:
         try:
             onnx.checker.check_model(path, full_check=full)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
-            said["note"] = "onnx.checker: " + " ".join(str(error).split())[:500]
+            said["note"] = "onnx.checker: " + "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:500]
             break
     stage = "load"
     say(stage=stage)

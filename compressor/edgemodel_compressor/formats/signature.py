@@ -12,8 +12,11 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
 from edgemodel_compressor.tensor_spec import TensorSpec
 
+from .tensors import MAX_RANK
+
 #: One sample of one input, the free dimensions counted as 1.
 MAX_SAMPLE_BYTES = 2**30
+MAX_BATCH = 4096
 #: Element types that numpy and the runtime share.
 _DTYPES: dict[int, np.dtype[Any]] = {
     getattr(TensorProto, name): np.dtype(dtype)
@@ -40,6 +43,13 @@ def inputs_of(graph: Any) -> tuple[TensorSpec, ...]:
             raise InputError(
                 f"input {spec.name!r} is a scalar: every input needs a first axis for samples; make it an initializer,"
                 " or give it shape [batch]"
+            )
+        if len(spec.shape) > MAX_RANK:
+            raise InputError(f"input {spec.name!r} has {len(spec.shape)} dimensions, at most {MAX_RANK} are possible")
+        if (spec.shape[0] or 1) > MAX_BATCH:
+            raise InputError(
+                f"input {spec.name!r} takes {spec.shape[0]} samples at a time, at most {MAX_BATCH} are possible: export"
+                " the model with a free or smaller batch dimension"
             )
         if 0 in spec.shape:
             raise InputError(f"input {spec.name!r} has shape {list(spec.shape)}: a dimension of 0 takes no data")

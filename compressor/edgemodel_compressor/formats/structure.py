@@ -62,6 +62,8 @@ def check_structure(model: Any, *, what: str) -> None:
     functions = local_functions(model)
     domains = _Domains(_opsets(model.opset_import, "the model"), functions)
     _check_default_opset(domains.opsets, what)
+    if model.training_info:
+        raise InputError(f"{what}: it carries training information, which no node needs: export it for inference")
     graph = model.graph
     for name, values in (("nodes", graph.node), ("inputs", graph.input), ("outputs", graph.output)):
         if not values:
@@ -152,7 +154,8 @@ def _unknown_input(nodes: Any, index: int, name: str) -> str:
     label = node_label(nodes[index], index)
     makers = {output: at for at, node in enumerate(nodes) for output in node.output}
     if name not in makers:
-        meant = nearest(name, [k for k in makers if k])
+        # difflib is slow, and the file's names are as many and as long as its maker likes.
+        meant = nearest(name, [k for k in makers if 0 < len(k) <= 40][-500:]) if len(name) <= 40 else None
         return f"{label} needs {name!r}, which nothing makes" + (
             f": did you mean {meant!r}?" if meant else ": add it to the inputs or initializers, or export again"
         )
@@ -212,7 +215,7 @@ def _check_operator(node: Any, index: int, domains: _Domains) -> None:
 def _check_schema(op: str, domain: str, version: int, label: str) -> None:
     first, deprecated = _schema(op, domain, version)
     if first is None:
-        meant = nearest(op, _operators(domain))
+        meant = nearest(op[:100], _operators(domain))
         since = next((s.since_version for s in _all_schemas() if s.name == op and s.domain == domain), None)
         hint = (
             f"it came with opset {since}: export with that or a later one"

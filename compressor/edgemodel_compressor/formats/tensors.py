@@ -24,7 +24,9 @@ _PACKED_2BIT = tuple(getattr(TensorProto, n) for n in ("INT2", "UINT2") if hasat
 #: Field of TensorProto → the types whose numbers it may hold (onnx.proto).
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-MAX_RANK = 64
+MAX_RANK = 32
+#: Product of the other dimensions where one is 0: numpy fails on more.
+MAX_EMPTY = 2**40
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def declared_bytes(located: Located) -> int:
     if any(d < 0 for d in tensor.dims):
         raise InputError(f"{located.where} has shape {list(tensor.dims)}: no dimension can be negative")
     count: int = math.prod(tensor.dims)
+    if count == 0 and math.prod(d for d in tensor.dims if d) > MAX_EMPTY:
+        raise InputError(f"{located.where} is empty and yet has shape {list(tensor.dims)}: export the model again")
     if tensor.data_type == TensorProto.STRING:
         return count
     if tensor.data_type in _PACKED_4BIT:

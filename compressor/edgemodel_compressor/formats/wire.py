@@ -15,6 +15,8 @@ from edgemodel_api.quantities import format_bytes
 
 #: Exports of large language models have some 500 000.
 MAX_MESSAGES = 2_000_000
+#: Numbers that are not packed are a field each.
+MAX_FIELDS = 20_000_000
 #: Bytes that one parsed message takes, about.
 MESSAGE_BYTES = 150
 #: The parsers' own limit is 100.
@@ -37,7 +39,7 @@ class Cost:
     memory_bytes: int
 
 
-def scan(data: bytes, descriptor: Any, *, what: str, max_memory: int) -> Cost:
+def scan(data: bytes | bytearray, descriptor: Any, *, what: str, max_memory: int) -> Cost:
     """Walk all fields.
 
     Args:
@@ -52,7 +54,7 @@ def scan(data: bytes, descriptor: Any, *, what: str, max_memory: int) -> Cost:
     stack: list[tuple[int, Any]] = [(len(data), descriptor)]
     fields = _fields(descriptor)
     end = len(data)
-    messages, extra = 1, 0
+    messages, count, extra = 1, 0, 0
     at = 0
     while True:
         while at == end:
@@ -61,6 +63,9 @@ def scan(data: bytes, descriptor: Any, *, what: str, max_memory: int) -> Cost:
             stack.pop()
             end, fields = stack[-1][0], _fields(stack[-1][1])
         start = at
+        count += 1
+        if count > MAX_FIELDS:
+            raise InputError(f"{what}: more than {MAX_FIELDS} fields: export the model again (weights as raw_data)")
         tag, at = _varint(data, at, end, what)
         number, wire = tag >> 3, tag & 7
         kind, message, name = fields.get(number, (0, None, ""))
@@ -121,7 +126,7 @@ def _fields(descriptor: Any) -> dict[int, tuple[int, Any, str]]:
     return {f.number: (f.type, f.message_type, f.name) for f in descriptor.fields}
 
 
-def _varint(data: bytes, at: int, end: int, what: str) -> tuple[int, int]:
+def _varint(data: bytes | bytearray, at: int, end: int, what: str) -> tuple[int, int]:
     value, shift, start = 0, 0, at
     while at < end and shift < 70:
         byte = data[at]
@@ -135,12 +140,12 @@ def _varint(data: bytes, at: int, end: int, what: str) -> tuple[int, int]:
     return _cut(what, start, (1, 0, len(data)), field="", outermost=end == len(data))
 
 
-def _check_text(text: bytes, what: str, name: str, at: int) -> None:
+def _check_text(text: bytes | bytearray, what: str, name: str, at: int) -> None:
     try:
         text.decode()
     except UnicodeDecodeError:
         raise InputError(
-            f"{what}: {name} at byte {at} is no UTF-8 text ({text[:20]!r}): the file is damaged or no ONNX model:"
+            f"{what}: {name} at byte {at} is no UTF-8 text ({bytes(text[:20])!r}): the file is damaged or no ONNX model:"
             " export or copy it again"
         ) from None
 

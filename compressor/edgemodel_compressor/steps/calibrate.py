@@ -40,15 +40,13 @@ class TensorRange:
     Attributes:
         low: smallest value.
         high: largest value.
-        clipped: range with the least squared error for unsigned 8-bit numbers.
-        clipped_symmetric: the same for [−t, t].
+        clipped: range, with 0 in it, of the least squared error for 8-bit numbers.
         finite: False: some values were NaN or infinite (a mask): such a tensor cannot be quantized.
     """
 
     low: float
     high: float
     clipped: tuple[float, float]
-    clipped_symmetric: tuple[float, float]
     finite: bool = True
 
 
@@ -129,14 +127,8 @@ def activations(model: Any) -> tuple[str, ...]:
 
 def _range(histogram: Histogram) -> TensorRange:
     if not histogram.count:
-        return TensorRange(0.0, 0.0, (0.0, 0.0), (0.0, 0.0), finite=False)
-    return TensorRange(
-        histogram.low,
-        histogram.high,
-        histogram.least_error(symmetric=False),
-        histogram.least_error(symmetric=True),
-        histogram.finite,
-    )
+        return TensorRange(0.0, 0.0, (0.0, 0.0), finite=False)
+    return TensorRange(histogram.low, histogram.high, histogram.least_error(), histogram.finite)
 
 
 def _chosen_batches(data: Batches, rows: int, samples: int, seed: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import heapq
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,3 +119,31 @@ def constant_values(graph: Any) -> set[str]:
         ):
             known.update(node.output)
     return known
+
+
+def sort_nodes(graph: Any) -> None:
+    """Topological order, in place; of nodes that are ready, the one that came first before. Cycles stay at the end."""
+    nodes = list(graph.node)
+    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    needs: list[set[int]] = []
+    feeds: list[list[int]] = [[] for _ in nodes]
+    for i, node in enumerate(nodes):
+        read = [*node.input, *(name for inner in subgraphs(node) for name in uses_of(inner))]
+        needs.append({producer[name] for name in read if producer.get(name, i) != i})
+        for other in needs[i]:
+            feeds[other].append(i)
+    ready = [i for i, need in enumerate(needs) if not need]
+    order: list[int] = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(i)
+        for reader in feeds[i]:
+            needs[reader].discard(i)
+            if not needs[reader]:
+                heapq.heappush(ready, reader)
+    placed = set(order)
+    order += [i for i in range(len(nodes)) if i not in placed]
+    if order != sorted(order):
+        copies = [copy_of(nodes[i]) for i in order]
+        del graph.node[:]
+        graph.node.extend(copies)

@@ -76,12 +76,8 @@ class Histogram:
         width = 2 * self._limit / BINS
         return max(self.low, first * width - self._limit), min(self.high, (last + 1) * width - self._limit)
 
-    def least_error(self, *, symmetric: bool) -> tuple[float, float]:
-        """Range with the least expected squared error of 8-bit numbers.
-
-        Args:
-            symmetric: whether the range is [−t, t] (signed activations with zero point 0).
-        """
+    def least_error(self) -> tuple[float, float]:
+        """Range, with 0 in it, of the least expected squared error of 8-bit numbers."""
         if not self.count:
             return 0.0, 0.0
         low, high = min(self.low, 0.0), max(self.high, 0.0)
@@ -90,14 +86,9 @@ class Histogram:
         # A bin's middle may lie beyond the largest value.
         centres = np.clip(centres, self.low, self.high)
         weights = self._counts[occupied] / self.count
-        if symmetric:
-            edge = max(-low, high)
-            pairs = [(-edge * s, edge * s) for s in _SHARES]
-        else:
-            pairs = [(low * s, high) for s in _SHARES] if low < 0 else [(low, high)]
-            errors = [_error(centres, weights, *p) for p in pairs]
-            low = pairs[int(np.argmin(errors))][0]
-            pairs = [(low, high * s) for s in _SHARES] if high > 0 else [(low, high)]
+        pairs = [(low * s, high) for s in _SHARES] if low < 0 else [(low, high)]
+        low = pairs[int(np.argmin([_error(centres, weights, *p) for p in pairs]))][0]
+        pairs = [(low, high * s) for s in _SHARES] if high > 0 else [(low, high)]
         errors = [_error(centres, weights, *p) for p in pairs]
         best = pairs[int(np.argmin(errors))]
         return float(best[0]), float(best[1])

@@ -14,7 +14,7 @@ Dynamic: never for Conv, whose dynamic kernels are many times slower than float 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +28,16 @@ from edgemodel_api.errors import InputError
 
 from .calibrate import Ranges
 from .encodings import Encoding, Number
-from .graph import array_of, attribute, copy_of, fresh, names_in, opset, uses_of
+from .graph import array_of, attribute, copy_of, fresh, names_in, opset, sort_nodes, uses_of
 from .nodes import computing_nodes, passing_nodes
 from .prepare import PER_CHANNEL_OPSET, upgrade_opset
 
 QDQ_OPSET = 10
 DYNAMIC_OPSET = 11
+_MADE_UP = (
+    "_scale", "_zero_point", "_quantized", "_QuantizeLinear_Input", "_QuantizeLinear_Output",
+    "_DequantizeLinear_Output", "_output_quantized",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,6 @@ def quantize_static(
     )
     _own_biases(base, ready)
     options: dict[str, Any] = {
-        "ActivationSymmetric": encoding.activation is Number.INT8,
         "WeightSymmetric": encoding.weight is Number.INT8,
         "TensorQuantOverrides": _per_tensor(base, ready) if per_channel else {},
     }
@@ -84,9 +87,11 @@ def quantize_static(
         encoding,
         per_channel=per_channel,
         options=options,
-        data=_tensor_data(ranges, encoding),
+        data=_tensor_data(ranges),
     )
-    _answer_floats(made, {n.name for n in ready if n.op_type in ("MatMul", "Gemm")})
+    _answer_floats(
+        made, {n.name for n in ready if n.op_type in ("MatMul", "Gemm")}, {n.name for n in (*ready, *passing)}
+    )
     return Made(_tidy(made, model), tuple(n.name for n in ready), tuple(notes))
 
 
@@ -136,14 +141,14 @@ def _activations(node: Any) -> list[str]:
     return [*(node.input if several else node.input[:1]), *node.output]
 
 
-def _tensor_data(ranges: Ranges, encoding: Encoding) -> dict[str, Any]:
+def _tensor_data(ranges: Ranges) -> dict[str, Any]:
     from onnxruntime.quantization.calibrate import TensorData
 
     made = {}
     for name, r in ranges.tensors.items():
         if not r.finite:
             continue
-        low, high = r.clipped_symmetric if encoding.activation is Number.INT8 else r.clipped
+        low, high = r.clipped
         made[name] = TensorData(lowest=np.float32(low), highest=np.float32(high))
     return made
 
@@ -182,6 +187,7 @@ def _quantizer_run(
 
     kind = {Number.INT8: QuantType.QInt8, Number.UINT8: QuantType.QUInt8}
     activation = kind[encoding.activation or Number.UINT8]
+    _check_names(model, nodes)
     names = [n.name for n in nodes]
     ops = sorted({n.op_type for n in nodes})
     common: tuple[Any, ...] = (names, [], ops, options)
@@ -200,13 +206,31 @@ def _quantizer_run(
             quantizer.model.topological_sort()
     except Exception as error:  # the quantizer raises and asserts whatever it meets
         text = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
-        guilty = next((n.name for n in nodes if any(i and i in text for i in (n.name, *n.input, *n.output))), None)
+        guilty = next((n.name for n in nodes if any(_mentions(text, i) for i in (n.name, *n.input, *n.output))), None)
         where = f"node {guilty!r}" if guilty else f"one of its {len(nodes)} nodes ({', '.join(ops)})"
         raise InputError(
             f"onnxruntime's quantizer cannot take {where} as {encoding.name}: {text}; exclude it, or use activations:"
             " None (weights only)"
         ) from None
-    return quantizer.model.model
+    made = quantizer.model.model
+    sort_nodes(made.graph)
+    return made
+
+
+def _mentions(text: str, name: str) -> bool:
+    return bool(name) and re.search(rf"(?<![\w/.:;]){re.escape(name)}(?![\w/.:;])", text) is not None
+
+
+def _check_names(model: Any, nodes: list[Any]) -> None:
+    """The quantizer makes names up and does not look whether they are taken."""
+    taken = names_in(model.graph)
+    touched = dict.fromkeys(n for node in nodes for n in (*node.input, *node.output) if n)
+    clash = next((name + s for name in touched for s in _MADE_UP if name + s in taken), None)
+    if clash is not None:
+        raise InputError(
+            f"onnxruntime's quantizer would make a tensor named {clash!r}, which the model has already: rename it, or use"
+            " activations: None (weights only)"
+        )
 
 
 def _own_biases(model: Any, nodes: tuple[Any, ...]) -> None:
@@ -250,31 +274,30 @@ def _gemm_as_matmul(model: Any, names: frozenset[str]) -> Any:
     return model
 
 
-def _answer_floats(model: Any, names: set[str]) -> None:
-    """Take out pairs behind MatMul and Gemm that only float nodes read."""
+def _answer_floats(model: Any, names: set[str], quantized: set[str]) -> None:
+    """Take out pairs behind MatMul and Gemm (`names`) that only float nodes read."""
     graph = model.graph
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    made_by = {name: node for node in graph.node for name in node.output}
-    integers = _integer_readers(graph, readers)
     outputs = {o.name for o in graph.output}
+    # Graphs inside read tensors too: what they read must keep its name.
+    uses = uses_of(graph)
     gone: set[str] = set()
     for node in graph.node:
         if node.name not in names:
             continue
         answer = node.output[0]
         (pair, *others) = readers.get(answer, [None])
-        if pair is None or others or pair.op_type != "QuantizeLinear" or answer in outputs:
+        if pair is None or others or uses[answer] > 1 or pair.op_type != "QuantizeLinear" or answer in outputs:
             continue
         back = readers.get(pair.output[0], [])
         if len(back) != 1 or back[0].op_type != "DequantizeLinear":
             continue
         floats = back[0].output[0]
-        if any(r.name in integers for r in readers.get(floats, [])):
+        if any(r.name in quantized for r in readers.get(floats, [])):
             continue
-        assert made_by[answer] is node
         node.output[0] = floats
         gone |= {pair.name, back[0].name}
     kept = [copy_of(n) for n in graph.node if n.name not in gone]
@@ -283,25 +306,13 @@ def _answer_floats(model: Any, names: set[str]) -> None:
         graph.node.extend(kept)
 
 
-def _integer_readers(graph: Any, readers: dict[str, list[Any]]) -> set[str]:
-    """Nodes all of whose inputs come out of DequantizeLinear: fused into integer kernels by the runtime."""
-    back = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return {
-        node.name
-        for node in graph.node
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") and any(i in back for i in node.input)
-        and all(i in back for i in node.input[: 2 if node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Mul") else 1])
-    }  # fmt: skip
-
-
 def _tidy(made: Any, model: Any) -> Any:
     """What the quantizer leaves behind: its signature, unread constants, metadata of temporary files."""
     made.producer_name, made.producer_version = model.producer_name, model.producer_version
     del made.metadata_props[:]
     made.metadata_props.extend(model.metadata_props)
-    read = {n for node in made.graph.node for n in node.input} | {o.name for o in made.graph.output}
-    inner = {n for node in made.graph.node for a in node.attribute for g in (a.g, *a.graphs) for n in _reads(g)}
-    tensors = [copy_of(t) for t in made.graph.initializer if t.name in read or t.name in inner]
+    read = uses_of(made.graph)
+    tensors = [copy_of(t) for t in made.graph.initializer if read.get(t.name)]
     del made.graph.initializer[:]
     made.graph.initializer.extend(tensors)
     # Shapes that the quantizer inferred only make the file larger; the model's own annotations stay.
@@ -309,24 +320,7 @@ def _tidy(made: Any, model: Any) -> Any:
     shapes = [copy_of(v) for v in made.graph.value_info if v.name in declared]
     del made.graph.value_info[:]
     made.graph.value_info.extend(shapes)
-    names = Counter([*(t.name for t in made.graph.initializer), *(o for n in made.graph.node for o in n.output if o)])
-    twice = sorted(n for n, count in names.items() if count > 1)
-    if twice:
-        raise InputError(
-            f"the quantizer's names clash with a tensor of the model, {twice[0]!r}: rename it, or use activations: None"
-            " (weights only)"
-        )
     return made
-
-
-def _reads(graph: Any) -> Iterator[str]:
-    from .graph import graphs
-
-    for inner in graphs(graph):
-        for node in inner.node:
-            yield from node.input
-        for output in inner.output:
-            yield output.name
 
 
 @contextmanager

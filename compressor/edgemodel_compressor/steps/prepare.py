@@ -1,5 +1,6 @@
 """Preparing: what every candidate starts from. Same answers as the source, easier to compress.
 
+0. Calls of the model's own functions are inlined.
 1. Every node gets a name, and none two nodes share: `{op type}_{index of the node in its graph}`, stable across runs.
 2. Constant nodes become initializers; initializers are no longer inputs that a caller might feed (ONNX IR ≥ 4).
 3. Identity, Cast, Transpose, Reshape, Squeeze, Unsqueeze, Flatten and Slice of an initializer are computed, where the
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper, shape_inference, version_converter
+from onnx import inliner, numpy_helper, shape_inference, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from edgemodel_api.errors import InputError
@@ -48,7 +49,7 @@ def prepare(model: Any) -> Any:
     Raises:
         InputError: an initializer cannot be read.
     """
-    result = copy_of(model)
+    result = _inlined(model)
     for graph in graphs(result.graph):
         _constants_to_initializers(graph)
     result.ir_version = max(result.ir_version, 4)
@@ -58,6 +59,17 @@ def prepare(model: Any) -> Any:
     _fold_batch_norms(result.graph)
     _drop_unread(result.graph)
     return result
+
+
+def _inlined(model: Any) -> Any:
+    """A copy in which calls of the model's own functions are the functions' nodes: weights then have readers."""
+    if not model.functions:
+        return copy_of(model)
+    try:
+        return inliner.inline_local_functions(copy_of(model))
+    except Exception:
+        # A function that cannot be inlined stays a call; its weights stay as they are.
+        return copy_of(model)
 
 
 def infer_shapes(model: Any) -> Any:

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import Arrays, Batches
 
-from .calibrate import Ranges
+from .calibrate import Ranges, TensorRange
 from .encodings import Encoding, Number
 from .graph import copy_of, fresh, names_in, opset
 from .prepare import upgrade_opset
@@ -147,14 +147,12 @@ def _instrument(model: Any, names: list[str], ranges: Ranges | None, encoding: E
     taken = names_in(graph)
     flags: dict[str, str] = {}
     pairs: dict[str, str] = {}
-    old = [copy_of(n) for n in graph.node]
-    known = {n for n, r in ranges.tensors.items() if r.finite}
-    inputs = {i.name for i in graph.input}
+    known = {n: r for n, r in ranges.tensors.items() if r.finite}
     added: list[Any] = []
 
-    def pair(tensor: str) -> str:
+    def pair(tensor: str, seen: TensorRange) -> str:
         if tensor not in pairs:
-            scale, zero = _parameters(ranges, tensor, encoding)
+            scale, zero = _parameters(seen, encoding)
             s, z, q, d = (fresh(f"{tensor}/{part}", taken) for part in ("scale", "zero", "small", "back"))
             graph.initializer.append(numpy_helper.from_array(scale, s))
             graph.initializer.append(numpy_helper.from_array(zero, z))
@@ -163,29 +161,24 @@ def _instrument(model: Any, names: list[str], ranges: Ranges | None, encoding: E
             pairs[tensor] = d
         return pairs[tensor]
 
-    for node in old:
+    for node in (copy_of(n) for n in graph.node):
         if node.name not in names:
             added.append(node)
             continue
         flag = fresh(f"{node.name}/flag", taken)
         for index, tensor in enumerate(node.input[:2]):
             if tensor in known:
-                small, chosen = pair(tensor), fresh(f"{node.name}/input_{index}", taken)
+                small, chosen = pair(tensor, known[tensor]), fresh(f"{node.name}/input_{index}", taken)
                 added.append(helper.make_node("Where", [flag, small, tensor], [chosen]))
                 node.input[index] = chosen
                 flags[node.name] = flag
         added.append(node)
-        output = node.output[0]
-        if output in known and output not in inputs:
-            raw = fresh(f"{output}/float", taken)
-            node.output[0] = raw
-            scale, zero = _parameters(ranges, output, encoding)
-            s, z, q, d = (fresh(f"{raw}/{part}", taken) for part in ("scale", "zero", "small", "back"))
-            graph.initializer.append(numpy_helper.from_array(scale, s))
-            graph.initializer.append(numpy_helper.from_array(zero, z))
-            added.append(helper.make_node("QuantizeLinear", [raw, s, z], [q]))
-            added.append(helper.make_node("DequantizeLinear", [q, s, z], [d]))
-            added.append(helper.make_node("Where", [flag, d, raw], [output]))
+        answer = node.output[0]
+        # MatMul and Gemm alone answer floats; their rounded answer is the next node's input.
+        if answer in known and node.op_type not in ("MatMul", "Gemm"):
+            node.output[0] = fresh(f"{answer}/float", taken)
+            small = pair(node.output[0], known[answer])
+            added.append(helper.make_node("Where", [flag, small, node.output[0]], [answer]))
             flags[node.name] = flag
     graph.input.extend(helper.make_tensor_value_info(f, TensorProto.BOOL, []) for f in flags.values())
     del graph.node[:]
@@ -193,15 +186,13 @@ def _instrument(model: Any, names: list[str], ranges: Ranges | None, encoding: E
     return made, flags
 
 
-def _parameters(ranges: Ranges, tensor: str, encoding: Encoding) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _parameters(seen: TensorRange, encoding: Encoding) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Scale and zero point of an activation."""
-    seen = ranges.tensors[tensor]
-    if encoding.activation is Number.INT8:
-        edge = max(abs(v) for v in seen.clipped_symmetric) or 1.0
-        return np.asarray(edge / 127, dtype=np.float32), np.asarray(0, dtype=np.int8)
     low, high = min(seen.clipped[0], 0.0), max(seen.clipped[1], 0.0)
     step = (high - low) / 255 or 1.0
-    return np.asarray(step, dtype=np.float32), np.asarray(round(-low / step), dtype=np.uint8)
+    zero = round(-low / step)
+    small = np.asarray(zero - 128, np.int8) if encoding.activation is Number.INT8 else np.asarray(zero, np.uint8)
+    return np.asarray(step, dtype=np.float32), small
 
 
 def _weights_as_inputs(model: Any, names: set[str]) -> None:

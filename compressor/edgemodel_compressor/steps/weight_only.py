@@ -110,18 +110,19 @@ def encode(values: npt.NDArray[Any], axes: tuple[int, ...], encoding: Encoding) 
 
 def _in_blocks(values: npt.NDArray[Any], axes: tuple[int, ...], block: int, limit: int) -> Stored:
     """Blocks lie along the longest axis that is no channel's; other axes (a kernel's) are within the block."""
+    axes = axes[:-1] if len(axes) == values.ndim else axes
     others = [a for a in range(values.ndim) if a not in axes]
-    axis = max(others, key=lambda a: (values.shape[a], -a), default=0)
+    axis = max(others, key=lambda a: (values.shape[a], -a))
     inner = [a for a in others if a != axis]
     length = values.shape[axis]
     within = math.prod(values.shape[a] for a in inner)
     step = max(1, block // max(1, within))
     index = np.arange(length, dtype=np.int64) // step
     # Axes as [channels…, axis, inner…], so that one block is one row.
-    order = [*axes, *([axis] if axis not in axes else []), *inner]
+    order = [*axes, axis, *inner]
     moved = np.transpose(values.astype(np.float64), order)
     lead = moved.shape[: len(axes)]
-    rows = moved.reshape(math.prod(lead), length, within) if axis not in axes else moved.reshape(-1, 1, 1)
+    rows = moved.reshape(math.prod(lead), length, within)
     blocks = math.ceil(length / step)
     padded = np.zeros((rows.shape[0], blocks * step, within))
     padded[:, :length] = rows

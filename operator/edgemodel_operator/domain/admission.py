@@ -11,18 +11,22 @@ from .stand import Line, Stand
 
 
 def renewed(stand: Stand, m: Member, rollout: RolloutStatus) -> Member:
-    """What failed before this rollout began, or before somebody asked for another try, gets a new chance.
+    """Nodes that were told before this rollout began, or before somebody asked for another try, belong to it from now.
 
-    What an earlier rollout of the same revision left halfway waits for its wave in this one.
+    What failed gets a new chance; what an earlier rollout of the same revision left halfway waits for its wave in this
+    one; what serves goes on (wave −1: had it before), and from now on a failure of it counts.
     """
     a = m.assigned
-    if a is None or not stand.goal.is_assigned(m) or m.stage is Stage.SERVING or a.assigned_at is None:
+    if a is None or not stand.goal.is_assigned(m) or a.assigned_at is None or rollout.started_at is None:
         return m
-    since = max((t for t in (rollout.started_at, rollout.retried_at) if t is not None), default=a.assigned_at)
-    if a.assigned_at < since and (m.stage is Stage.FAILED or a.retries > 0):
+    before = a.assigned_at < rollout.started_at
+    if not before and (rollout.retried_at is None or a.assigned_at >= rollout.retried_at):
+        return m
+    if m.stage is Stage.FAILED or (a.retries > 0 and m.stage is not Stage.SERVING):
         return assign.anew(stand.observed, m)
-    halfway = rollout.started_at is not None and a.assigned_at < rollout.started_at
-    return assign.withhold(stand.observed, m) if halfway else m
+    if before and m.stage is not Stage.SERVING:
+        return assign.withhold(stand.observed, m)
+    return m.with_assigned(a.replace(assigned_at=stand.now, wave=-1 if before else a.wave))
 
 
 def withheld(stand: Stand, m: Member) -> Member:
@@ -55,8 +59,11 @@ def served_anew(stand: Stand, pool: Pool) -> Pool:
     return tuple(out)
 
 
-def let_in(stand: Stand, pool: Pool, rollout: RolloutStatus) -> Pool:
-    """Nodes of this wave activate as slots allow, once they have the bytes; they and the next wave's fetch ahead."""
+def let_in(stand: Stand, pool: Pool, rollout: RolloutStatus) -> tuple[Pool, bool]:
+    """Nodes of this wave activate as slots allow, once they have the bytes; they and the next wave's fetch ahead.
+
+    Also returns whether any of them serves already (the same bytes under another revision): the wave may be over by that.
+    """
     line = Line.of(pool, stand.goal, rollout)
     room = line.room(stand.quota(rollout))
     begun = rollout.wave_started_at is not None
@@ -65,6 +72,7 @@ def let_in(stand: Stand, pool: Pool, rollout: RolloutStatus) -> Pool:
         stand.counts[following] - (stand.counts[rollout.wave] if begun else 0) if following < len(stand.counts) else 0
     )
     free = stand.limit - used_slots(pool)
+    at_once = False
     changed: dict[str, Member] = {}
     for place, m in enumerate(line.line[: room + ahead]):
         target = stand.goal.target(m)
@@ -75,9 +83,9 @@ def let_in(stand: Stand, pool: Pool, rollout: RolloutStatus) -> Pool:
         if place >= room:
             continue
         if m.stage is Stage.SERVING:
-            # The same bytes under another revision: nothing to switch.
+            at_once = True
             changed[m.name] = assign.activate(stand.observed, m, target, rollout.wave)
         elif m.stage is Stage.FETCHED and stand.window.open and (free > 0 or takes_slot(m)):
             free -= not takes_slot(m)
             changed[m.name] = assign.activate(stand.observed, m, target, rollout.wave)
-    return tuple(changed.get(m.name, m) for m in pool)
+    return tuple(changed.get(m.name, m) for m in pool), at_once

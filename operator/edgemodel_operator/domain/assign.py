@@ -15,35 +15,37 @@ from .pool import Member, Stage
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A revision, and which of its variants each hardware class gets."""
+    """A revision, and what each hardware class gets of it: (platform, target)."""
 
     revision: str
-    reference: str
-    by_class: dict[HardwareClass, VariantStatus]
+    by_class: dict[HardwareClass, tuple[str, ArtifactTarget]]
 
     @classmethod
     def of(cls, revision: str, artifact: ArtifactRef, variants: tuple[VariantStatus, ...]) -> Goal:
         """From what a status or a history entry holds; classes that nothing fits are left out."""
-        chosen = {v.hardware_class: v for v in variants if v.accepted and v.digest}
-        return cls(revision, artifact.reference, chosen)
+        chosen = {}
+        for v in variants:
+            if v.accepted and v.digest:
+                target = ArtifactTarget(
+                    revision=revision,
+                    reference=artifact.reference,
+                    digest=v.digest,
+                    variant=v.name,
+                    size_bytes=v.size_bytes,
+                    file_bytes=v.file_bytes,
+                )
+                chosen[v.hardware_class] = (v.platform, target)
+        return cls(revision, chosen)
 
     def target(self, m: Member) -> ArtifactTarget | None:
         """What this node shall get; None: nothing fits it, or its class is not known yet."""
-        v = self.by_class.get(m.hardware_class) if m.hardware_class is not None else None
-        if v is None or v.platform != m.platform:
-            return None
-        return ArtifactTarget(
-            revision=self.revision,
-            reference=self.reference,
-            digest=v.digest,
-            variant=v.name,
-            size_bytes=v.size_bytes,
-            file_bytes=v.file_bytes,
-        )
+        found = self.by_class.get(m.hardware_class) if m.hardware_class is not None else None
+        return found[1] if found is not None and found[0] == m.platform else None
 
     def is_assigned(self, m: Member) -> bool:
         """Whether the node is told to fetch or activate exactly this."""
-        return m.assigned is not None and m.assigned.target == self.target(m)
+        a, target = m.assigned, self.target(m)
+        return a is not None and target is not None and a.target.digest == target.digest and a.target == target
 
 
 def fetch(observed: Observed, m: Member, target: ArtifactTarget) -> Member:

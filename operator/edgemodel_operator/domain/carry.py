@@ -84,15 +84,20 @@ def _given_another_chance(status: EdgeModelStatus, now: datetime, *, anything: b
         job = JobStatus(reason=reasons.RETRYING)
     rollout = status.rollout
     if rollout is not None:
-        rollout = None if rollout.rolled_back else rollout.replace(retried_at=now)
+        rollout = None if rollout.rolled_back else rollout.replace(retried_at=now if rollout.failed_nodes else None)
     return status.replace(job=job, rollout=rollout, variants=tuple(v for v in status.variants if v.accepted))
 
 
 def _reopened(status: EdgeModelStatus, model: EdgeModel, pool_size: int) -> EdgeModelStatus:
-    """A finished rollout whose waves now reach further goes on from the wave that it has filled."""
+    """Waves that reach further now: a wave that was full is not any more, a rollout that had finished goes on."""
     rollout = status.rollout
     counts = wave_counts(model.spec.rollout, pool_size)
-    if rollout is None or rollout.finished_at is None or counts[-1] <= rollout.desired:
+    if rollout is None:
+        return status
+    if rollout.finished_at is None:
+        is_full = counts[min(rollout.wave, len(counts) - 1)] <= rollout.admitted
+        return status if is_full else status.replace(rollout=rollout.replace(wave_complete_at=None))
+    if counts[-1] <= rollout.desired:
         return status
     wave = next((i for i, count in enumerate(counts) if count >= rollout.admitted), len(counts) - 1)
     return status.replace(rollout=rollout.replace(wave=wave, finished_at=None, wave_complete_at=None))

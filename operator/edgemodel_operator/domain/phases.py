@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import EdgeModelStatus
 from edgemodel_api.errors import InputError
@@ -53,11 +55,13 @@ def _after_compression(
     pool, status = tried.pool, tried.status
     trialed = _trialed(tried)
     goal = Goal.of(status.revision, status.artifact, status.variants) if status.artifact is not None else None
-    if goal is None or (status.rollout is None and (tried.pending or not goal.by_class)):
+    awaited = [p for p in tried.pending if p.due > observed.now]
+    if goal is None or (status.rollout is None and (awaited or not goal.by_class)):
         return _trialing(observed, tried, compressed, trialed)
     rolled = roll(observed, status, pool, goal, window)
     if rolled.status.rollout is not None and rolled.status.rollout.rolled_back:
         return _back(observed, rolled.status, rolled.pool, compressed)
+    rolled = dataclasses.replace(rolled, wakes=(*rolled.wakes, *(p.due for p in tried.pending)))
     return _rolling(observed, rolled, goal, window, compressed=compressed, trialed=trialed)
 
 
@@ -151,7 +155,8 @@ def _trialing(observed: Observed, tried: Tried, compressed: Flag, trialed: Flag 
         )
         stalled, doing = None, trialed.say if trialed is not None else nobody
     ready = _meanwhile(status, pool, stalled) if stalled is not None else Flag(False, doing or compressed.say)
-    return Outcome(pool, status, ready, compressed, trialed, None, doing, stalled)
+    wakes = tuple(p.due for p in tried.pending)
+    return Outcome(pool, status, ready, compressed, trialed, None, doing, stalled, wakes=wakes)
 
 
 # --- the rollout

@@ -25,8 +25,9 @@ from .text import counted, listed
 class Plan:
     """What a pass came to.
 
-    Write `status` first, then carry out `actions`: everything is decided from both together, so a restart in between
-    only has to plan again. Nothing changes until an object does, or until `wake_at`.
+    Carry out a StartJob first, then write `status`, then carry out the rest: a rollback that was begun is remembered
+    before it touches the nodes from which it was decided. Whatever is cut short, the next plan goes on from there.
+    Nothing changes until an object does, or until `wake_at`. An adapter must see its own writes in its next pass.
     """
 
     actions: tuple[Action, ...]
@@ -38,7 +39,8 @@ class Plan:
 def plan(observed: Observed) -> Plan:
     """The next pass. With its actions and status applied, planning again at the same time gives no actions and this status."""
     model, now = observed.model, observed.now
-    pool, others = members(observed), outsiders(observed)
+    pool = members(observed)
+    others = outsiders(observed, pool)
     if model.metadata.deletion_timestamp is not None:
         outcome = _terminating(observed, pool, others)
     else:

@@ -128,9 +128,9 @@ def members(observed: Observed) -> Pool:
     return tuple(_member(observed, node) for node in sorted(chosen, key=lambda n: n.metadata.name))
 
 
-def outsiders(observed: Observed) -> Pool:
+def outsiders(observed: Observed, pool: Pool) -> Pool:
     """Nodes outside of the pool that still have something of this EdgeModel in their spec."""
-    inside = {m.name for m in members(observed)}
+    inside = {m.name for m in pool}
     found = (_member(observed, n) for n in observed.nodes if n.metadata.name not in inside and _has_any(observed, n))
     return tuple(sorted(found, key=lambda m: m.name))
 

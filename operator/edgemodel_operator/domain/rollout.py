@@ -55,9 +55,13 @@ def roll(observed: Observed, status: EdgeModelStatus, pool: Pool, goal: Goal, wi
     if why := _too_many(stand, pool, rollout, failures):
         return Rolled(pool, _rolled_back(status, rollout, failures, why, stand.now), failures)
     again = retry(observed, pool, goal.revision, may_switch=window.open, free=stand.limit - used_slots(pool))
-    rollout, waiting = next_waves(stand, again.pool, rollout)
-    pool = admission.let_in(stand, again.pool, rollout)
+    pool, more = again.pool, True
+    while more:
+        rollout, waiting = next_waves(stand, pool, rollout)
+        pool, more = admission.let_in(stand, pool, rollout)
 
+    # Counted again: with the next wave, the probation of the last one is over.
+    failures = failures_of(pool, rollout)
     status = _recorded(stand, status, pool, rollout, failures)
     soaked_at = None if rollout.finished_at is not None else stand.soaked_at(rollout)
     wakes = (again.wake_at, soaked_at, window.changes_at)

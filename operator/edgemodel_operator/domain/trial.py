@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import CandidateStatus, EdgeModelStatus, VariantStatus
@@ -16,16 +17,22 @@ from .text import counted, listed, shortened
 
 #: So many nodes of a class may turn out unable to measure anything before the class is refused.
 TRIAL_NODES = 3
+#: For each candidate, on a slow device behind a slow link. Who takes longer hands over to another node of the class.
+PATIENCE = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A class whose trial is under way: on which node, and how many of its candidates have a result."""
+    """A class whose trial is under way: on which node, and how many of its candidates have a result.
+
+    `due`: when the next result should be there. After that, and with nobody else to ask, the others do not wait for it.
+    """
 
     hardware_class: HardwareClass
     node: str
     measured: int
     candidates: int
+    due: datetime
 
     def __str__(self) -> str:
         return f"{self.hardware_class} on {self.node}: {self.measured}/{counted(self.candidates, 'candidate')} measured"
@@ -59,8 +66,14 @@ def trials(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Tried:
                 break
             results = _results(status, node, fitting)
             if len(results) < len(fitting):
-                wanted[node.name] = _trial(observed, status, fitting)
-                pending.append(Pending(hardware_class, node.name, len(results), len(fitting)))
+                trial = _trial(observed, status, node, fitting)
+                due = (trial.assigned_at or observed.now) + PATIENCE * (len(results) + 1)
+                another = len(tried_on) + 1 < TRIAL_NODES and _node_for(status, nodes, fitting, (*tried_on, node.name))
+                if due <= observed.now and another:
+                    known[hardware_class] = _handed_over(node, hardware_class, results, fitting, tried_on)
+                    continue
+                wanted[node.name] = trial
+                pending.append(Pending(hardware_class, node.name, len(results), len(fitting), due))
                 break
             known[hardware_class] = _decide(observed, status, node, nodes, tried_on)
     return Tried(
@@ -106,14 +119,38 @@ def _target(status: EdgeModelStatus, c: CandidateStatus) -> ArtifactTarget:
     )
 
 
-def _trial(observed: Observed, status: EdgeModelStatus, fitting: tuple[CandidateStatus, ...]) -> AssignedTrial:
-    meta = observed.model.metadata
+def _trial(
+    observed: Observed, status: EdgeModelStatus, m: Member, fitting: tuple[CandidateStatus, ...]
+) -> AssignedTrial:
+    meta, told = observed.model.metadata, m.trial
     return AssignedTrial(
         namespace=meta.namespace,
         name=meta.name,
         revision=status.revision,
         candidates=tuple(_target(status, c) for c in fitting),
+        assigned_at=told.assigned_at if told is not None and told.revision == status.revision else observed.now,
         health_check=observed.model.spec.health_check,
+    )
+
+
+def _handed_over(
+    node: Member,
+    hardware_class: HardwareClass,
+    results: dict[str, TrialResult],
+    fitting: tuple[CandidateStatus, ...],
+    tried_on: tuple[str, ...],
+) -> VariantStatus:
+    return VariantStatus(
+        hardware_class=hardware_class,
+        platform=node.platform or "",
+        name="",
+        digest="",
+        size_bytes=0,
+        accepted=False,
+        reason=reasons.TRIALING,
+        message=f"{node.name} has measured {len(results)}/{counted(len(fitting), 'candidate')} and had"
+        f" {PATIENCE.seconds // 60} minutes for each: another node of {hardware_class} is asked",
+        tried_on=(*tried_on, node.name),
     )
 
 

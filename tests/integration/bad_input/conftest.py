@@ -8,6 +8,7 @@ import resource
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,6 +111,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.begin(200, Transfer_Encoding="chunked")
         while True:
             self.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+
+    def serve_drips(self, content: bytes) -> None:
+        self.begin(200, Content_Length=len(content))
+        for at in range(40):
+            self.wfile.write(content[at : at + 1])
+            time.sleep(0.05)
+
+    def serve_busy(self, content: bytes) -> None:
+        """Twice, then well."""
+        if len(self.server.state.requests) < 3:
+            self.begin(503, Retry_After="7", Content_Length=0)
+        else:
+            self.serve_good(content)
 
     def serve_gzip(self, content: bytes) -> None:
         self.begin(200, Content_Encoding="gzip", Content_Length=len(content))

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from edgemodel_api.edgemodel import RemoteFile
-from edgemodel_api.errors import InputError
+from edgemodel_api.errors import InputError, TransientError
+from edgemodel_compressor import download
 from edgemodel_compressor.download import Download, shown
 from edgemodel_compressor.sources import Fetched, fetch_source
 from edgemodel_oci.credentials import Credentials
@@ -42,6 +43,22 @@ def test_arrives_whole(how: str, server: Any, tmp_path: Path) -> None:
     assert seen[-1] == (len(CONTENT), len(CONTENT))
 
 
+def test_a_server_that_drips_is_given_up(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
+    with pytest.raises(TransientError, match=r"only \d+ bytes came in 0 s .4 tries"):
+        fetch(server.put("m.bin", CONTENT, "drips"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_busy_server_is_given_the_time_that_it_asks_for(server: Any) -> None:
+    waits: list[float] = []
+    sink = _Nowhere()
+    with Download(server.put("m.bin", CONTENT, "busy"), sleep=waits.append) as busy:
+        busy.run(sink)
+    assert sink.done == len(CONTENT)
+    assert waits == [7.0, 7.0]
+
+
 def test_redirects_are_followed(server: Any, tmp_path: Path) -> None:
     assert fetch(server.put("m.bin", CONTENT, "redirect"), tmp_path).size == len(CONTENT)
     assert [path for path, _ in server.requests] == ["/redirect/m.bin", "/good/m.bin"]
@@ -65,10 +82,10 @@ def test_credentials_go_to_their_own_host_only(name: str) -> None:
             return httpx.Response(302, headers={"Location": "https://other.example.com/m"})
         return httpx.Response(404)
 
-    download = Download("https://own.example.com/m", credentials)
-    download._client = httpx.Client(transport=httpx.MockTransport(answer))
-    with download, pytest.raises(InputError, match="404"):
-        download.run(_Nowhere())
+    getting = Download("https://own.example.com/m", credentials)
+    getting._client = httpx.Client(transport=httpx.MockTransport(answer))
+    with getting, pytest.raises(InputError, match="404"):
+        getting.run(_Nowhere())
     assert seen == {"own.example.com": expected, "other.example.com": None}
 
 
@@ -82,7 +99,7 @@ class _Nowhere:
         pass
 
     def write(self, chunk: bytes) -> None:
-        pass
+        self.done += len(chunk)
 
 
 def test_messages_show_no_secrets() -> None:

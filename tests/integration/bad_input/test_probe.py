@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.data import TensorSpec
 from edgemodel_compressor.formats import probe as module
+from edgemodel_compressor.formats.onnx_model import load_model
 from edgemodel_compressor.formats.probe import Probed, probe
 
 X = TensorSpec("x", np.dtype(np.float32), (None, 3))
@@ -87,5 +90,26 @@ def test_children_that_die(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_request_that_is_too_large(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="one request of model.onnx takes"):
+    with pytest.raises(InputError, match=r"one request of model\.onnx takes"):
         run(tmp_path, saved(tmp_path), feeds={"x": np.broadcast_to(np.float32(0), (2**28, 3))})
+
+
+@settings(max_examples=15, deadline=None)
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=2))
+def test_flipped_bytes_are_run_or_refused(
+    flips: list[tuple[float, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("flips")
+    path = saved(folder)
+    content = bytearray(path.read_bytes())
+    for place, value in flips:
+        content[int(place * len(content))] = value
+    path.write_bytes(content)
+    try:
+        model = load_model(path, work_dir=folder, max_bytes=2**20)
+        probe(path, model.inputs, work_dir=folder, memory_bytes=2**29, timeout=20)
+    except InputError as error:
+        said = error.message
+    else:
+        said = "taken"
+    assert "Traceback" not in said

@@ -165,6 +165,7 @@ def test_wrong_answers_while_serving_are_noticed_and_rolled_back(agent, registry
     agent.start("--rehearse", '{"fault": "WrongOutput", "at": "Serving", "after": 1}', "--recheck", "300ms")
     agent.assign(good)
     endpoint = agent.wait_serving(good).running.endpoint
+    assert ask(endpoint) == 1.0  # this connection goes to the bad server and waits, in the end, for the good one
     agent.assign(bad)
     model = agent.wait("rolled back", lambda a: (m := a.model()) and m.state == "Failed" and m.running and m)
     assert model.reason == "GoldenMismatch"

@@ -4,6 +4,7 @@ import pytest
 
 from edgemodel_api.edgemodel import HealthCheck
 from edgemodel_api.edgenode import AssignedTrial
+from edgemodel_api.slowdown import too_slow
 
 
 def trial_of(revision, candidates, **fields) -> AssignedTrial:
@@ -26,9 +27,22 @@ def test_results_beside_the_source(agent, registry):
     assert wrong.reason == "GoldenMismatch"
     assert float(wrong.measured.golden_error) > 1e-3
     assert float(slow.measured.latency_median_seconds) > 2 * float(source.measured.latency_median_seconds)
+    assert float(slow.measured.slowdown) >= float(slow.measured.slowdown_low) > 1
+    ratio = float(slow.measured.latency_median_seconds) / float(source.measured.latency_median_seconds)
+    assert ratio == pytest.approx(1 + float(slow.measured.slowdown), rel=1e-3), "both say what was measured in turns"
+    assert source.measured.slowdown is None
     assert float(source.measured.latency_p99_seconds) >= float(source.measured.latency_median_seconds)
     assert source.measured.peak_memory_bytes > 0
     agent.wait("no server is left", lambda a: a.servers() == [])
+
+
+def test_equal_models_do_not_count_as_slower(agent, registry):
+    candidates = registry.push("r1", (1.0, {"work": 100}), (2.0, {"work": 100}), (3.0, {"work": 100}))
+    agent.start()
+    agent.assign(trials=(trial_of("r1", candidates),))
+    for result in agent.wait("the trial ends", done).results[1:]:
+        slowdown, low = float(result.measured.slowdown), float(result.measured.slowdown_low)
+        assert not too_slow(slowdown, low, 0.0), f"{slowdown:+.3f}, at least {low:+.3f}"
 
 
 def test_limits_of_the_health_check_count(agent, registry):

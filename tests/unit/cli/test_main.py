@@ -161,6 +161,21 @@ def test_validate_as_json(edgemodel, manifest):
     assert found["spec"]["compression"]["budget"]["maxQualityDrop"] == "1%"
 
 
+WINDOWS = {
+    "time zone": ('{schedule: "0 2 * * *", duration: 1h, timeZone: Mars/Olympus}', "'Mars/Olympus' is not a time zone"),
+    "schedule": ('{schedule: "0 25 * * *", duration: 1h}', "'0 25 * * *' is not a cron schedule"),
+}
+
+
+@pytest.mark.parametrize(("window", "message"), WINDOWS.values(), ids=WINDOWS)
+def test_windows_that_never_come(edgemodel, manifest, window, message):
+    manifest.write_text(f"{MANIFEST}  rollout: {{windows: [{window}]}}\n")
+    code, out, err = edgemodel("validate", "-f", manifest)
+    assert (code, out) == (2, "")
+    assert "spec.rollout.windows[0]" in err
+    assert message in err
+
+
 NOTES = {
     "distillation": (
         "  compression: {steps: [{distill: {student: {width: 50%}}}]}",

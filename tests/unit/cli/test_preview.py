@@ -2,7 +2,6 @@ from datetime import timedelta
 
 import pytest
 
-from edgemodel_api.edgenode import TargetState
 from edgemodel_api.job import JobResult, Outcome, VariantSummary
 from edgemodel_cli.preview import preview
 
@@ -32,11 +31,18 @@ CHOSEN = {
 
 @pytest.fixture
 def look(make_model, make_node):
-    def look(*, status=None, job=None, source=5000, states=(None, None, None), **spec):
-        nodes = [make_node(f"n{i}", s, running="r2" if s else "", pool="a") for i, s in enumerate(states)]
+    def look(*, status=None, job=None, source=5000, here=None, **spec):
+        nodes = [make_node(f"n{i}", pool="a") for i in range(3)]
         model = make_model(status=status, rollout=WAVES, **spec)
         return preview(
-            model, nodes, revision="r2", platforms=("linux/amd64",), job=job, source_bytes=source, stored=STORED
+            model,
+            nodes,
+            revision="r2",
+            platforms=("linux/amd64",),
+            job=job,
+            source_bytes=source,
+            stored=STORED,
+            here=here,
         )
 
     return look
@@ -75,7 +81,7 @@ def test_a_choice_of_another_revision_does_not_count(look):
 
 
 def test_what_is_here_is_not_fetched(look):
-    found = look(job=BUILT, status=CHOSEN, states=(TargetState.SERVING, None, None))
+    found = look(job=BUILT, status=CHOSEN, here={"n0": {"sha256:b"}, "n1": {"sha256:a"}})
     assert [d.bytes for d in found.downloads] == [0, 1100, 1100]
 
 

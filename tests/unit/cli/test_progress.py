@@ -45,6 +45,13 @@ def test_a_line_for_each_change_of_a_node(lines):
     assert said() == ["Trialing: on n1", "n1: Checking", "warning: n1: Failed int8 of r1 TooSlow: 3 ms over 2 ms"]
 
 
+def test_a_node_that_works_on_another_revision_than_it_serves(lines):
+    reporter, said = lines
+    reporter.nodes([NodeRow("n1", "Checking", "r1", "int8", target="r2")], "")
+    reporter.nodes([NodeRow("n1", "Serving", "r2", "int4", target="r2")], "")
+    assert said() == ["n1: Checking r2, serves int8 of r1", "n1: Serving int4 of r2"]
+
+
 def test_long_lines_and_brackets_stay_as_they_are(lines):
     reporter, said = lines
     reporter.say("[bold]" + "x" * 100)

@@ -5,8 +5,8 @@ import pytest
 from edgemodel_api.edgenode import TargetState
 from edgemodel_api.job import JobResult, Outcome, SourceSummary, VariantSummary
 from edgemodel_api.report import Candidate, CompressionReport, Measurement, QualityBasis, QualityKind, Refusal
-from edgemodel_cli import results
-from edgemodel_cli.results import End
+from edgemodel_cli import ending, results
+from edgemodel_cli.ending import End
 
 AT = "2026-11-24T12:00:00Z"
 JOB = JobResult(
@@ -96,7 +96,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize(("status", "job", "end"), ENDINGS.values(), ids=ENDINGS)
 def test_ending(make_model, status, job, end):
-    assert results.ending(make_model(status=status), job) == end
+    assert ending.ending(make_model(status=status), job) == end
 
 
 def test_json_has_the_fields_of_the_contract(make_model, make_node, now):
@@ -177,8 +177,8 @@ SETTLED = {
 @pytest.mark.parametrize(("nodes", "expected"), SETTLED.values(), ids=SETTLED)
 def test_settled(make_node, now, nodes, expected):
     made = [make_node(f"n{i}", **given) for i, given in enumerate(nodes)]
-    assert results.settled(made, now) is expected
-    assert results.settled(made, now + timedelta(hours=1)) is True
+    assert ending.settled(made, now) is expected
+    assert ending.settled(made, now + timedelta(hours=1)) is True
 
 
 WAVES = {

@@ -1,11 +1,13 @@
 """Data that fits the model, handed out in batches."""
 
+import io
 import tracemalloc
+import zipfile
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemodel_api.errors import InputError
@@ -82,6 +84,7 @@ def test_casts_that_may_lose_are_refused(build: Any, name: str):
         opened(build, spec, x=np.ones((2, 3)).astype(have))
 
 
+@settings(max_examples=40)
 @given(samples=st.integers(1, 40), size=st.integers(1, 50))
 def test_batches_are_the_rows_in_order(session_build: Any, samples: int, size: int):
     rows = np.arange(samples * 3, dtype=np.float32).reshape(samples, 3)
@@ -92,6 +95,7 @@ def test_batches_are_the_rows_in_order(session_build: Any, samples: int, size: i
     np.testing.assert_array_equal(everything(data, size), rows)
 
 
+@settings(max_examples=40)
 @given(samples=st.integers(1, 40), n=st.integers(1, 50), seed=st.integers(0, 2**31))
 def test_take_is_spread_and_repeatable(session_build: Any, samples: int, n: int, seed: int):
     rows = np.arange(samples * 3, dtype=np.float32).reshape(samples, 3)
@@ -176,3 +180,29 @@ def test_synthetic_rows_depend_on_seed_and_number_only():
 
 def test_synthetic_rows_fill_whole_batches():
     assert synthetic((TensorSpec("x", np.dtype(np.float32), (8, 3)),), samples=10, seed=0).samples == 16
+
+
+def test_synthetic_rows_stay_small_whatever_is_free():
+    spec = TensorSpec("x", np.dtype(np.float32), (None,) * 12)
+    assert synthetic((spec,), samples=1, seed=0).take(1, 0)["x"].size <= 2**22
+    picture = TensorSpec("x", np.dtype(np.float32), (None, 3, None, None))
+    assert synthetic((picture,), samples=1, seed=0).take(1, 0)["x"].shape == (1, 3, 64, 64)
+
+
+def test_text_that_is_none(build: Any):
+    rows = np.array([["good"], ["bad!"]])
+    rows.view(np.uint32)[1, 2] = 0xD800
+    with pytest.raises(InputError, match="1 characters that are none in Unicode"):
+        opened(build, TensorSpec("x", np.dtype(np.str_), (None, 1)), x=rows)
+
+
+def test_text_of_no_width(build: Any):
+    buffer = io.BytesIO()
+    header = {"descr": "<U0", "fortran_order": False, "shape": (2**40, 1)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    path = build.folder / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue())
+    spec = TensorSpec("x", np.dtype(np.str_), (None, 1))
+    with pytest.raises(InputError, match="impossible shape"):
+        open_dataset(path, (spec,), labels=None, work_dir=build.folder, max_bytes=2**20, what="data.validation")

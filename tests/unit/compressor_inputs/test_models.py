@@ -193,3 +193,51 @@ def test_formats():
     with pytest.raises(InputError, match="TFLite cannot be made yet, only ONNX") as caught:
         check_formats((Format.ONNX, Format.TFLITE))
     assert caught.value.reason == NOT_SUPPORTED
+
+
+def test_beyond_protobuf_s_limit(build: Any):
+    path = build.folder / "model.onnx"
+    with path.open("wb") as file:
+        file.truncate(2**31)  # takes no room
+    with pytest.raises(InputError, match=r"2147483648 bytes\), but at most 2\.0 GiB \(2147483647 bytes\)"):
+        load_model(path, work_dir=build.folder, max_bytes=2**40)
+
+
+def _empty(build: Any) -> Any:
+    return TensorProto(name="e", data_type=TensorProto.FLOAT, dims=[2**62, 2**62, 0], raw_data=b"")
+
+
+#: Small files that ask for much work, or would fill a terminal.
+TRAPS = {
+    "batch of millions": (lambda b: b.model(inputs=[b.value("x", [2**27, 1])]), "134217728 samples at a time"),
+    "too many dimensions": (lambda b: b.model(inputs=[b.value("x", ["N"] * 40)]), "40 dimensions"),
+    "empty and gigantic": (lambda b: b.model(initializers=[b.weights(), _empty(b)]), "is empty and yet has shape"),
+    "names of megabytes": (lambda b: b.model([helper.make_node("Relu", ["z" * 2**20], ["y"])]), "…"),
+    "names that steer terminals": (lambda b: b.model([helper.make_node("Re\x1b[2Jlu", ["x"], ["y"])]), "Re?[2Jlu"),
+    "many near names": (
+        lambda b: b.model(
+            [*(helper.make_node("Relu", ["x"], [f"{'n' * 30}{i}"]) for i in range(5_000)),
+             helper.make_node("Relu", ["n" * 31], ["y"])]
+        ),
+        "did you mean",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAPS)
+@pytest.mark.timeout(30)
+def test_traps(build: Any, name: str):
+    make, words = TRAPS[name]
+    path = build.save(make(build))
+    with pytest.raises(InputError) as caught:
+        load_model(path, work_dir=build.folder, max_bytes=2**24)
+    assert words in caught.value.message
+    assert len(caught.value.message) < 1000
+    assert caught.value.message.isprintable()
+
+
+def test_training_models_are_refused(build: Any):
+    model = build.model()
+    model.training_info.add()
+    with pytest.raises(InputError, match="export it for inference"):
+        load(build, model)

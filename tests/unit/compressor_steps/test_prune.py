@@ -6,12 +6,13 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgemodel_api.edgemodel import Exclude, Granularity, PruneMethod, PruneStep
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.steps.prune import prune, smallest, zeros_wanted
 from edgemodel_compressor.steps.weights import weights
-from hypothesis import given
-from hypothesis import strategies as st
 
 ABSOLUTE, RELATIVE = PruneMethod.MIN_ABSOLUTE, PruneMethod.MAX_RELATIVE
 TENSOR, GLOBAL, CHANNEL = Granularity.TENSOR, Granularity.GLOBAL, Granularity.CHANNEL

@@ -5,11 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper, numpy_helper
+
 from edgemodel_api.edgemodel import Activations, Exclude, Include, Precision, PruneStep, QuantizeStep, Scope
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.steps.encodings import FLOAT16_WEIGHTS, INT4_WEIGHTS, INT8_WEIGHTS
@@ -18,17 +24,13 @@ from edgemodel_compressor.steps.prune import prune
 from edgemodel_compressor.steps.quantize import quantizable, quantize
 from edgemodel_compressor.steps.weight_only import encode
 from edgemodel_compressor.steps.weights import weights
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper, numpy_helper
 
 INT8 = QuantizeStep(activations=Activations.NONE)
 INT4 = QuantizeStep(precision=Precision.INT4)
 HALF = QuantizeStep(precision=Precision.FLOAT16)
 ALL = [
     pytest.param(INT8, INT8_WEIGHTS, 0.01, id="int8"),
-    pytest.param(INT4, INT4_WEIGHTS, 0.12, id="int4"),
+    pytest.param(INT4, INT4_WEIGHTS, 0.15, id="int4"),
     pytest.param(HALF, FLOAT16_WEIGHTS, 0.001, id="float16"),
 ]
 
@@ -86,7 +88,7 @@ def test_int8_error_is_at_most_half_a_step(dtype, shape, axes, seed, size):
 def test_int4_error_is_half_a_step_or_what_was_clipped(shape, axes, seed, block):
     w = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     w[np.random.default_rng(seed).random(shape) < 0.3] = 0
-    stored = encode(w, axes, INT4_WEIGHTS.__class__(**{**vars(INT4_WEIGHTS), "block": block}))
+    stored = encode(w, axes, replace(INT4_WEIGHTS, block=block))
     assert stored.numbers.shape == shape
     assert stored.numbers.min() >= -8
     assert stored.numbers.max() <= 7

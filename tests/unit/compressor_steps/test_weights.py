@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgemodel_compressor.steps.weights import channels, from_channels, weights
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+
+from edgemodel_compressor.steps.weights import channels, from_channels, weights
 
 INT64 = TensorProto.INT64
 

@@ -50,7 +50,7 @@ class ModelBuilder:
     spec: dict = dataclasses.field(default_factory=lambda: {"source": {"uri": "file:m.onnx", "sha256": "a" * 64}})
     annotations: dict = dataclasses.field(default_factory=dict)
     generation: int = 1
-    status: EdgeModelStatus = EdgeModelStatus()
+    status: EdgeModelStatus = dataclasses.field(default_factory=EdgeModelStatus)
     deleted: datetime | None = None
 
     def _set(self, **spec) -> ModelBuilder:
@@ -115,7 +115,7 @@ class SimNode:
     slow: int = 1
     no_trial: str = ""
     slowdown: dict = dataclasses.field(default_factory=dict)
-    spec: EdgeNodeSpec = EdgeNodeSpec()
+    spec: EdgeNodeSpec = dataclasses.field(default_factory=EdgeNodeSpec)
     present: set = dataclasses.field(default_factory=set)
     fetching: int = 0
     checking: bool = False
@@ -127,7 +127,7 @@ class SimNode:
     results: dict = dataclasses.field(default_factory=dict)
     trial_revision: str = ""
     changed_at: datetime | None = None
-    status: EdgeNodeStatus = EdgeNodeStatus()
+    status: EdgeNodeStatus = dataclasses.field(default_factory=EdgeNodeStatus)
 
     @property
     def assigned(self) -> AssignedModel | None:
@@ -292,7 +292,7 @@ class World:
     builder: ModelBuilder
     nodes: list[SimNode]
     now: datetime = START
-    status: EdgeModelStatus = EdgeModelStatus()
+    status: EdgeModelStatus = dataclasses.field(default_factory=EdgeModelStatus)
     jobs: dict = dataclasses.field(default_factory=dict)
     job_result: Callable[[str, tuple], JobResult] = succeeded
     started: list = dataclasses.field(default_factory=list)
@@ -323,8 +323,9 @@ class World:
         planned = plan(observed)
         if self.check is not None:
             self.check(self, observed, planned)
-        writes: list = [planned.status] if status_first else []
-        writes += [*planned.actions] + ([] if status_first else [planned.status])
+        jobs = [a for a in planned.actions if isinstance(a, StartJob)]
+        others = [a for a in planned.actions if not isinstance(a, StartJob)]
+        writes = [*jobs, planned.status, *others] if status_first else [*others, *jobs, planned.status]
         for write in writes if dies_after is None else writes[:dies_after]:
             if isinstance(write, EdgeModelStatus):
                 self.status = write
@@ -371,7 +372,9 @@ class World:
             self.turn(seconds)
             if until is not None and until(self):
                 return self
-        assert until is None, f"not reached in {turns} turns: {[(c.type, c.status, c.reason, c.message) for c in self.status.conditions]}"
+        assert until is None, (
+            f"not reached in {turns} turns: {[(c.type, c.status, c.reason, c.message) for c in self.status.conditions]}"
+        )
         return self
 
     def condition(self, type_: str) -> Condition | None:

@@ -21,7 +21,7 @@ from edgemodel_operator.domain.observed import JobState, JobView
 
 CLASSES = (HardwareClass.AMD64_VNNI, HardwareClass.AMD64_AVX2, HardwareClass.ARM64_DOTPROD)
 SHARES = st.sampled_from([1, 2, 5, "10%", "25%", "50%", "100%"])
-EXAMPLES = 25
+EXAMPLES = 15
 SOAKS = st.sampled_from(["0s", "3s", "40s"])
 
 
@@ -100,7 +100,9 @@ def machine(make):
             world.edit(world.builder.with_source(next(self.letters)))
             revision = world.wanted()
             for node in world.nodes:
-                digests = {world.digest(v, PLATFORM_OF[node.hardware_class], revision) for v in ("int8", "mixed", "source")}
+                digests = {
+                    world.digest(v, PLATFORM_OF[node.hardware_class], revision) for v in ("int8", "mixed", "source")
+                }
                 if rng.random() < share:
                     (node.crashing if rng.random() < 0.2 else node.bad).update(digests)
             self.time_passes(turns)

@@ -63,17 +63,18 @@ def test_front_is_what_nothing_beats(pairs, higher):
 
 
 @pytest.mark.parametrize(
-    ("values", "around", "reach", "seen", "beyond"),
+    ("values", "around", "reach", "higher", "seen", "beyond"),
     [
-        ([0.99, 0.985], [0.994, 0.989], 0.01, [0.99, 0.985, 0.994], []),
-        ([0.99, 0.41], [0.994, 0.989], 0.01, [0.99], [0.41]),
-        ([5.0], [5.0], 0.0, [5.0], []),
-        ([0.0], [0.0], 0.0, [0.0], []),
+        ([0.99, 0.985], [0.994, 0.989], 0.01, True, [0.99, 0.985, 0.994], []),
+        ([0.99, 0.41], [0.994, 0.989], 0.01, True, [0.99], [0.41]),
+        ([0.001, 0.02, 0.5], [0.02], 0.01, False, [0.001, 0.02], [0.5]),
+        ([5.0], [5.0], 0.0, True, [5.0], []),
+        ([0.0], [0.0], 0.0, False, [0.0], []),
     ],
-    ids=["all near", "one far off", "one value", "zero"],
+    ids=["all near", "one far too bad", "what is far better is seen", "one value", "zero"],
 )
-def test_focus(values, around, reach, seen, beyond):
-    axis = focus(values, around=around, reach=reach)
+def test_focus(values, around, reach, higher, seen, beyond):
+    axis = focus(values, around=around, reach=reach, higher_is_better=higher)
     assert axis.low < axis.high
     assert all(axis.low < v < axis.high for v in seen)
     assert all(not axis.low < v < axis.high for v in beyond)

@@ -204,3 +204,30 @@ def test_many_layers_and_candidates_in_bounded_height(make):
     assert "variant-119" in page.text
     assert text.count('<div class="box">') == 2
     assert len(text) < 2_000_000
+
+
+ODD = (float("nan"), float("inf"), float("-inf"), 1e308, -1.0, 0.0, 1e-320)
+
+
+@pytest.mark.parametrize("number", ODD)
+def test_numbers_that_nothing_measured_are_drawn_as_none(make, number):
+    odd = Measurement(
+        size_bytes=10**25,
+        file_bytes=-5,
+        quality=number,
+        quality_low=number,
+        quality_high=number,
+        quality_drop=number,
+        latency_median_seconds=number,
+        latency_p99_seconds=number,
+        slowdown=number,
+        peak_memory_bytes=-1,
+        sparsity=number,
+    )
+    strange = make.candidate("strange", 5).replace(measurement=odd)
+    layer = Layer(name="a", shape=(-1, 10**30), source_bytes=-1, bytes=10**30, sparsity=number, sensitivity=number)
+    for source in (odd, make.measurement(3_000_000)):
+        report = make.report_of([*make.USUAL, strange], source=source, seconds=number).replace(layers=(layer,))
+        text = Page(render(report, make.model_of(), (), ())).text
+        assert "strange" in text
+        assert not re.search(r"\b(nan|inf)\b", text)

@@ -1,0 +1,122 @@
+"""The folder that `edgemodel compress` writes: an OCI image layout with the best model and the report beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from edgemodel_agent import hardware
+from edgemodel_agent.files import write_atomic
+from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.errors import InputError
+from edgemodel_api.hardware import HardwareClass
+from edgemodel_api.job import JobResult, VariantSummary
+from edgemodel_api.report import CompressionReport
+from edgemodel_cli.results import SOURCE
+
+from .workdir import explained
+
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+
+
+def check_out(out: Path) -> None:
+    """--out may be made, or replaced.
+
+    Raises:
+        InputError: it is a file, or a folder with something else in it.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink():
+        raise InputError(f"--out {out} exists and is no folder: name another one")
+    ours = (out / "oci-layout").is_file() and (out / REPORT_JSON).is_file()
+    if not ours and any(out.iterdir()):
+        raise InputError(f"--out {out} holds files of something else: name a new or empty folder")
+
+
+def staging_folder(out: Path) -> Path:
+    """A folder on the same disk, so that the last step is a rename."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {explained(error)}") from None
+
+
+def best_variant(
+    variants: tuple[VariantSummary, ...], platform: str, here: HardwareClass, chosen: Collection[str] = ()
+) -> VariantSummary | None:
+    """The variant of a platform to load at once: what was chosen here; else the first accepted compressed one (they
+    come in the order of the objective) that is meant for this machine's kind of CPU, or for all; else for any; else
+    the source.
+    """
+    mine = [v for v in variants if v.platform == platform and v.digest and v.accepted]
+    compressed = [v for v in mine if v.name != SOURCE]
+    best = [v for v in compressed if v.name in chosen]
+    fitting = [v for v in compressed if not v.hardware_classes or here in v.hardware_classes]
+    return next(iter((*best, *fitting, *compressed, *mine)), None)
+
+
+class ModelFile(NamedTuple):
+    """A model file in the folder, and the variant that it is."""
+
+    name: str
+    variant: str
+
+
+def complete(
+    layout: Path, model: EdgeModel, result: JobResult, report: CompressionReport | None
+) -> dict[str, ModelFile]:
+    """Write what lies beside the image layout; platform → its model file."""
+    from edgemodel_oci import artifact, pack, pull
+    from edgemodel_oci.reference import Reference
+    from edgemodel_oci.repository import open_repository
+
+    here = hardware.detect().hardware_class
+    repository = open_repository(Reference.parse(f"oci-layout://{layout}"))
+    chosen = {c.name for c in report.candidates if c.chosen} if report is not None else set()
+    platforms = sorted({v.platform for v in result.variants})
+    files: dict[str, ModelFile] = {}
+    written: dict[str, str] = {}
+    for platform in platforms:
+        best = best_variant(result.variants, platform, here, chosen)
+        if best is None or best.digest is None:
+            continue
+        variant = artifact.read_variant(repository, best.digest)
+        name = written.get(variant.file_digest)
+        if name is None:
+            name = model.metadata.name + (f"-{platform.replace('/', '-')}" if written else "") + ".onnx"
+            blob = layout / ".layer"
+            pull.fetch_blob(repository, variant.weight, blob)
+            pack.unpack_file(blob, layout / name, file_digest=variant.file_digest, file_size=variant.file_size)
+            blob.unlink()
+            written[variant.file_digest] = name
+        files[platform] = ModelFile(name, best.name)
+    for leftover in ("ingest", "index.json.lock"):  # of writing it; nobody writes to this layout any more
+        path = layout / leftover
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    content = report.to_json() if report is not None else {}
+    write_atomic(layout / REPORT_JSON, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    if report is not None:
+        from edgemodel_cli.html_report import render
+
+        write_atomic(layout / REPORT_HTML, render(report, model, (), ()).encode())
+    return files
+
+
+def publish(made: Path, out: Path) -> None:
+    """Put the complete folder in the place of the old one."""
+    aside = made.parent / "old"
+    if out.exists():
+        os.rename(out, aside)
+    try:
+        os.rename(made, out)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, out)
+        raise

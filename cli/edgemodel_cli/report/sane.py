@@ -1,0 +1,58 @@
+"""A report from a registry may hold any numbers: those that nothing can have measured are treated as not measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from edgemodel_api.report import CompressionReport, Layer, Measurement
+
+#: No model, time or ratio that is drawn here is larger.
+LARGEST_BYTES = 2**50
+LARGEST = 1e9
+#: Seconds; nothing is faster.
+SHORTEST = 1e-9
+
+
+def sane(report: CompressionReport) -> CompressionReport:
+    """The report with numbers that can be drawn: finite, sizes not negative, times positive."""
+    return report.replace(
+        source=_measurement(report.source),
+        candidates=tuple(
+            c if c.measurement is None else c.replace(measurement=_measurement(c.measurement))
+            for c in report.candidates
+        ),
+        layers=tuple(map(_layer, report.layers)),
+        seconds=_number(report.seconds) or 0.0,
+    )
+
+
+def _measurement(m: Measurement) -> Measurement:
+    numbers: dict[str, Any] = {k: _number(v) if isinstance(v, float) else v for k, v in dict(m).items()}
+    for name in ("latency_median_seconds", "latency_p99_seconds"):
+        if numbers[name] is not None and numbers[name] < SHORTEST:
+            numbers[name] = None
+    memory = m.peak_memory_bytes
+    numbers |= {
+        "size_bytes": _bytes(m.size_bytes),
+        "file_bytes": _bytes(m.file_bytes),
+        "peak_memory_bytes": None if memory is None else _bytes(memory),
+    }
+    return Measurement(**numbers)
+
+
+def _layer(layer: Layer) -> Layer:
+    return layer.replace(
+        source_bytes=_bytes(layer.source_bytes),
+        bytes=_bytes(layer.bytes),
+        sparsity=_number(layer.sparsity) or 0.0,
+        sensitivity=_number(layer.sensitivity),
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) and abs(value) <= LARGEST else None
+
+
+def _bytes(count: int) -> int:
+    return min(max(count, 0), LARGEST_BYTES)

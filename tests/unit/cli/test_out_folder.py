@@ -1,0 +1,51 @@
+import os
+
+import pytest
+
+from edgemodel_api.hardware import HardwareClass
+from edgemodel_api.job import VariantSummary
+from edgemodel_cli.embedded.out_folder import best_variant, publish
+
+VNNI, AVX2 = HardwareClass.AMD64_VNNI, HardwareClass.AMD64_AVX2
+
+
+def variant(name, *classes, platform="linux/amd64", accepted=True, digest="sha256:a"):
+    return VariantSummary(platform=platform, name=name, digest=digest, accepted=accepted, hardware_classes=classes)
+
+
+SOURCE, S8, U8, ANY = variant("source"), variant("s8", VNNI), variant("u8", AVX2), variant("any")
+CHOICES = {
+    "what was chosen here": ((SOURCE, ANY, S8), {"s8"}, "s8"),
+    "first of this CPU": ((SOURCE, U8, S8, ANY), (), "s8"),
+    "for all CPUs": ((SOURCE, U8, ANY), (), "any"),
+    "of another CPU before the source": ((SOURCE, U8), (), "u8"),
+    "only the source": ((SOURCE,), (), "source"),
+    "refused ones do not count": ((SOURCE, variant("x", accepted=False), variant("y", digest=None)), {"x"}, "source"),
+    "other platforms do not count": ((variant("z", platform="linux/arm64"),), {"z"}, None),
+}
+
+
+@pytest.mark.parametrize(("variants", "chosen", "name"), CHOICES.values(), ids=CHOICES)
+def test_best_variant(variants, chosen, name):
+    found = best_variant(variants, "linux/amd64", VNNI, chosen)
+    assert (found and found.name) == name
+
+
+def test_publish_replaces(tmp_path):
+    made, out = tmp_path / "staging" / "out", tmp_path / "out"
+    made.mkdir(parents=True)
+    out.mkdir()
+    (made / "new").write_text("")
+    (out / "old").write_text("")
+    publish(made, out)
+    assert os.listdir(out) == ["new"]
+
+
+def test_if_it_cannot_be_put_there_the_old_one_stays(tmp_path):
+    made, out = tmp_path / "staging" / "out", tmp_path / "out"
+    made.parent.mkdir()
+    out.mkdir()
+    (out / "old").write_text("")
+    with pytest.raises(OSError, match="No such file"):
+        publish(made, out)
+    assert os.listdir(out) == ["old"]

@@ -1,0 +1,74 @@
+"""Which encodings a step means on which CPUs, and names that a manifest may use."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from edgemodel_api.edgemodel import Activations, Exclude, Include, Precision, QuantizeStep, Scope
+from edgemodel_api.errors import InputError
+from edgemodel_api.hardware import HardwareClass
+from edgemodel_compressor.steps.encodings import BY_NAME, DYNAMIC, STATIC, encodings_for
+from edgemodel_compressor.steps.selection import check_names
+
+AMD, ARM, V7 = "linux/amd64", "linux/arm64", "linux/arm/v7"
+INT8 = QuantizeStep()
+
+
+@pytest.mark.parametrize(
+    ("step", "platforms", "names"),
+    [
+        pytest.param(INT8, [AMD], "u8s8 s8s8 u8u8 u8s7", id="static amd64"),
+        pytest.param(INT8, [ARM], "s8s8", id="static arm64"),
+        pytest.param(INT8, [ARM, AMD], "u8s8 s8s8 u8u8 u8s7", id="static both"),
+        pytest.param(INT8, [V7], "", id="static arm/v7: no kernels"),
+        pytest.param(INT8, ["linux/riscv64"], "u8u8 u8s7", id="static elsewhere"),
+        pytest.param(INT8, [], "", id="no platforms"),
+    ],
+)
+def test_static(step, platforms, names):
+    assert [e.name.removeprefix("int8-static-") for e in encodings_for(step, platforms)] == names.split()
+
+
+@pytest.mark.parametrize(
+    ("step", "names"),
+    [
+        (INT8.replace(activations=Activations.NONE), ["int8-weights"]),
+        (INT8.replace(activations=Activations.DYNAMIC), ["int8-dynamic-u8", "int8-dynamic-s8"]),
+        (INT8.replace(precision=Precision.INT4), ["int4-weights"]),
+        (INT8.replace(precision=Precision.FLOAT16), ["float16-weights"]),
+    ],
+)
+def test_other_steps(step, names):
+    assert [e.name for e in encodings_for(step, [AMD])] == names
+
+
+def test_every_class_has_what_is_right_on_it():
+    saturating = {HardwareClass.AMD64_AVX2, HardwareClass.AMD64_BASE, HardwareClass.UNKNOWN}
+    for encoding in (*STATIC, *DYNAMIC):
+        if saturating.intersection(encoding.hardware_classes):
+            assert encoding.weight == "uint8" or encoding.reduce_range, encoding.name
+    for name, encoding in BY_NAME.items():
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name)
+        if encoding.weights_only:
+            assert set(encoding.hardware_classes) == set(HardwareClass)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        pytest.param(INT8.replace(exclude=Exclude(nodes=("fc3",))), "exclude.nodes names 'fc3'.*'fc2'", id="node"),
+        pytest.param(INT8.replace(exclude=Exclude(ops=("Gem",))), "exclude.ops names 'Gem'.*'Gemm'", id="operator"),
+        pytest.param(
+            INT8.replace(scope=Scope.LOCAL, include=Include(nodes=("zzz",))), "include.nodes names 'zzz'", id="include"
+        ),
+    ],
+)
+def test_unknown_names_are_typing_errors(m, step, message):
+    with pytest.raises(InputError, match=message):
+        check_names(m.mlp(), step)
+
+
+def test_known_names_pass(m):
+    check_names(m.mlp(), INT8.replace(exclude=Exclude(nodes=("fc1",), ops=("Softmax",))))

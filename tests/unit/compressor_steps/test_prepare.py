@@ -1,0 +1,120 @@
+"""Preparing: the same answers, and a graph that is easier to compress."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgemodel_compressor.steps.graph import opset
+from edgemodel_compressor.steps.prepare import prepare, upgrade_opset
+from edgemodel_compressor.steps.weights import weights
+
+
+def ops(made):
+    return [n.op_type for n in made.graph.node]
+
+
+def test_batch_norm_folds_into_conv(m):
+    made = m.cnn()
+    before = m.raw(made)
+    done = prepare(made)
+    assert m.raw(made) == before
+    assert ops(done) == ["Conv", "Relu", "Conv", "Add", "MaxPool", "Flatten", "Gemm"]
+    assert done.graph.node[0].name == "conv1"
+    x = m.normal(3, 1, 8, 8)
+    np.testing.assert_allclose(m.run(done, x), m.run(made, x), rtol=1e-4, atol=1e-5)
+    assert m.in_order(done)
+    assert m.raw(done) == m.raw(prepare(made))
+    assert m.raw(prepare(done)) == m.raw(done)
+
+
+@pytest.mark.parametrize("why", ["read twice", "an output", "shared weight"])
+def test_batch_norm_stays_where_the_conv_is_needed_as_it_is(m, why):
+    tensors = {"w": m.normal(4, 4, 1, 1), **{n: np.abs(m.normal(4)) + 0.5 for n in ("g", "b", "mu", "var")}}
+    nodes = [m.node("Conv", ["x", "w"], "c"), m.node("BatchNormalization", ["c", "g", "b", "mu", "var"], "n")]
+    outputs = ("y",)
+    if why == "read twice":
+        nodes.append(m.node("Add", ["c", "n"], "y"))
+    elif why == "an output":
+        nodes.append(m.node("Relu", ["n"], "y"))
+        outputs = ("y", "c")
+    else:
+        nodes.append(m.node("Conv", ["n", "w"], "y"))
+    made = m.model(nodes, tensors, x=(1, 4, 5, 5), outputs=outputs)
+    done = prepare(made)
+    assert "BatchNormalization" in ops(done)
+    x = m.normal(1, 4, 5, 5)
+    np.testing.assert_allclose(m.run(done, x), m.run(made, x), rtol=1e-6)
+
+
+def test_constants_become_initializers_and_are_folded(m):
+    w, table = m.normal(3, 4), m.normal(2, 50, 4)
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(w)),
+        helper.make_node("Constant", [], ["s"], value_ints=[3, 4]),
+        helper.make_node("Identity", ["w"], ["i"]), helper.make_node("Reshape", ["i", "s"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["h"]),
+        helper.make_node("MatMul", ["h", "u"], ["y"]),
+    ]  # fmt: skip
+    made = m.model(nodes, {"u": m.normal(3, 2), "unused": table}, x=("n", 4))
+    done = prepare(made)
+    assert ops(done) == ["MatMul", "MatMul"]
+    assert sorted(t.name for t in done.graph.initializer) == ["t", "u"]
+    assert [w.channel_axes for w in weights(done)] == [(1,), (1,)]
+    np.testing.assert_array_equal(m.run(done, m.normal(5, 4)), m.run(made, m.normal(5, 4)))
+
+
+def test_a_tied_embedding_is_not_stored_twice(m):
+    table = m.normal(200, 16)
+    nodes = [m.node("Gather", ["e", "x"], "h"), m.node("Transpose", ["e"], "t"), m.node("MatMul", ["h", "t"], "y")]
+    done = prepare(m.model(nodes, {"e": table}, x=("n",), x_type=TensorProto.INT64))
+    assert ops(done) == ["Gather", "Transpose", "MatMul"]
+    (weight,) = weights(done)
+    assert [u.op for u in weight.uses] == ["Gather", "MatMul"]
+
+
+def test_names_are_stable_and_unique(m):
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["b"], name="twin"),
+             helper.make_node("Relu", ["b"], ["c"], name="twin"), helper.make_node("Relu", ["c"], ["y"], name="Relu_0")]  # fmt: skip
+    names = [n.name for n in prepare(m.model(nodes, {}, x=(2,))).graph.node]
+    assert names == ["Relu_0_2", "twin", "twin_2", "Relu_0"]
+
+
+def test_initializers_are_no_inputs(m):
+    made = m.matmul()
+    made.ir_version = 3
+    made.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [32, 16]))
+    done = prepare(made)
+    assert [i.name for i in done.graph.input] == ["x"]
+    assert done.ir_version >= 4
+    assert len(weights(done)) == 1
+
+
+def test_upgrade_keeps_names_and_answers(m):
+    tensors = {"w": m.normal(4, 8), "axes": np.array([0])}
+    del tensors["axes"]
+    nodes = [m.node("MatMul", ["x", "w"], "h", name="fc"), m.node("Unsqueeze", ["h"], "u", name="un", axes=[0]),
+             m.node("Softmax", ["u"], "y", name="sm", axis=2)]  # fmt: skip
+    made = m.model(nodes, tensors, x=(3, 4), opset=11)
+    raised = upgrade_opset(made)
+    assert opset(made) == 11
+    assert opset(raised) >= 13
+    assert {"fc", "un"} <= {n.name for n in raised.graph.node}
+    np.testing.assert_allclose(m.run(raised, m.normal(3, 4)), m.run(made, m.normal(3, 4)), rtol=1e-6)
+
+
+def test_upgrade_gives_none_where_the_converter_cannot(m):
+    made = m.model([helper.make_node("Nonsense", ["x"], ["y"])], {}, x=(3, 4), opset=11)
+    assert upgrade_opset(made) is None
+
+
+def test_functions_are_inlined(m):
+    body = [helper.make_node("MatMul", ["a", "b"], ["c"]), helper.make_node("Relu", ["c"], ["d"])]
+    made = m.model([helper.make_node("Layer", ["x", "w"], ["y"], domain="own")], {"w": m.normal(4, 3)}, x=("n", 4))
+    made.opset_import.append(helper.make_opsetid("own", 1))
+    made.functions.append(helper.make_function("own", "Layer", ["a", "b"], ["d"], body, [helper.make_opsetid("", 17)]))
+    done = prepare(made)
+    assert ops(done) == ["MatMul", "Relu"]
+    assert [w.name for w in weights(done)] == ["w"]
+    np.testing.assert_array_equal(m.run(done, m.normal(5, 4)), m.run(made, m.normal(5, 4)))

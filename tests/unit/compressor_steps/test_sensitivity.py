@@ -1,0 +1,102 @@
+"""Sensitivity: the order, and that one run equals a model with that node alone quantized."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from edgemodel_api.edgemodel import Activations, Precision, QuantizeStep
+from edgemodel_api.errors import InputError
+from edgemodel_compressor.steps.calibrate import calibrate
+from edgemodel_compressor.steps.encodings import BY_NAME, INT4_WEIGHTS, INT8_WEIGHTS, STATIC
+from edgemodel_compressor.steps.prepare import prepare
+from edgemodel_compressor.steps.quantize import quantizable, quantize
+from edgemodel_compressor.steps.sensitivity import sensitivity
+
+
+def fragile(m):
+    """Three layers; one of them has an outlier that leaves four bits and fewer to all else."""
+    w = {n: m.normal(32, 32) * 0.2 for n in ("a", "b", "c")}
+    w["b"] = w["b"].copy()
+    w["b"][0, :] *= 60
+    nodes = [m.node("MatMul", ["x", "a"], "h", name="first"), m.node("Tanh", ["h"], "t", name="t"),
+             m.node("MatMul", ["t", "b"], "i", name="fragile"), m.node("Tanh", ["i"], "u", name="u"),
+             m.node("MatMul", ["u", "c"], "y", name="last")]  # fmt: skip
+    return m.model(nodes, w, x=("n", 32))
+
+
+@pytest.mark.parametrize("encoding", [pytest.param(e, id=e.name) for e in (*STATIC, INT4_WEIGHTS, INT8_WEIGHTS)])
+def test_equals_quantizing_that_node_alone(m, tmp_path, encoding):
+    base, data = prepare(fragile(m)), m.Data(x=m.normal(64, 32))
+    path = tmp_path / "float.onnx"
+    path.write_bytes(m.raw(base))
+    ranges = calibrate(path, data, rows=16, samples=64, seed=0)
+    step = QuantizeStep(
+        precision=Precision.INT4 if encoding is INT4_WEIGHTS else Precision.INT8,
+        activations=Activations.NONE if encoding.weights_only else Activations.STATIC,
+    )
+    before = m.raw(base)
+    names = quantizable(base, step)
+    assert names == ("first", "fragile", "last")
+    found = sensitivity(base, names, data=data, rows=16, ranges=ranges, encoding=encoding)
+    assert m.raw(base) == before
+    assert list(found.values()) == sorted(found.values())
+    if encoding is INT8_WEIGHTS:
+        assert list(found)[-1] == "fragile"
+    x = data.arrays["x"][:32]
+    truth = m.run(base, x)
+    for name in names:
+        alone = quantize(base, step, encoding, ranges=ranges, nodes=frozenset({name})).model
+        real = m.error(m.run(alone, x), truth)
+        assert found[name] == pytest.approx(real, rel=1e-3 if encoding.weights_only else 0.05)
+    again = sensitivity(base, reversed(names), data=data, rows=16, ranges=ranges, encoding=encoding)
+    assert list(again.items()) == list(found.items())
+
+
+def test_conv_answers_are_rounded_too(m, tmp_path):
+    base, data = prepare(m.cnn()), m.Data(x=m.normal(32, 1, 8, 8))
+    path = tmp_path / "float.onnx"
+    path.write_bytes(m.raw(base))
+    ranges = calibrate(path, data, rows=16, samples=32, seed=0)
+    step, encoding = QuantizeStep(), STATIC[0]
+    found = sensitivity(base, ["conv1", "conv2", "fc"], data=data, rows=16, ranges=ranges, encoding=encoding)
+    truth = m.run(base, data.arrays["x"])
+    for name, measured in found.items():
+        alone = quantize(base, step, encoding, ranges=ranges, nodes=frozenset({name})).model
+        assert measured == pytest.approx(m.error(m.run(alone, data.arrays["x"]), truth), rel=0.1)
+
+
+def test_progress_and_shared_weights(m):
+    nodes = [m.node("MatMul", ["x", "w"], "h", name="one"), m.node("MatMul", ["h", "w"], "y", name="two")]
+    base = prepare(m.model(nodes, {"w": m.normal(32, 32)}, x=("n", 32)))
+    steps = []
+    found = sensitivity(
+        base, ["one", "two"], data=m.Data(x=m.normal(4, 32)), rows=4, ranges=None, encoding=INT8_WEIGHTS,
+        progress=lambda *a: steps.append(a),
+    )  # fmt: skip
+    # Stored once, so both of them change together; equal ones are ordered by name.
+    assert list(found) == ["one", "two"]
+    assert found["one"] == found["two"] > 0
+    assert steps == [(1, 2), (2, 2)]
+
+
+def test_answers_that_are_integers_only_are_infinitely_sensitive(m):
+    nodes = [m.node("MatMul", ["x", "w"], "h", name="fc"), m.node("ArgMax", ["h"], "y", axis=1)]
+    made = m.model(nodes, {"w": m.normal(32, 16)}, x=("n", 32), y_type=TensorProto.INT64)
+    data = m.Data(x=m.normal(4, 32))
+    assert sensitivity(made, ["fc"], data=data, rows=4, ranges=None, encoding=INT8_WEIGHTS) == {"fc": np.inf}
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        pytest.param(np.zeros((0, 32), np.float32), "holds no samples", id="no samples"),
+        pytest.param(np.zeros((4, 3), np.float32), "fails on the data", id="a wrong shape"),
+    ],
+)
+def test_messages(m, x, message):
+    with pytest.raises(InputError, match=message):
+        sensitivity(
+            m.matmul(), ["fc"], data=m.Data(x=x), rows=4, ranges=None, encoding=BY_NAME["int8-weights"]
+        )  # fmt: skip

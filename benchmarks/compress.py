@@ -160,12 +160,12 @@ def compare(model: BenchModel, python: Path) -> tuple[list[str], list[str]]:
         source = bench.measure("source", bench.source.path, None)
         mine = ours(bench, folder)
         lines = [line(source, source), line(mine, source)]
-        for technique in PEERS:
+        for technique, title in PEERS.items():
             found = peer(bench, folder, technique, python if technique == "onnxsim" else Path(sys.executable))
             if isinstance(found, Row):
                 lines.append(line(found, source))
             else:
-                lines.append(f"| {model.name} | {PEERS[technique]} | | | | {found} | |")
+                lines.append(f"| {model.name} | {title} | | | | {found} | |")
     return lines, broken(mine, source, model)
 
 

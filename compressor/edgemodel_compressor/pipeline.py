@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -20,28 +20,21 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobResult, JobSpec, Progress
 from edgemodel_api.quantities import format_bytes, parse_percent
 from edgemodel_api.report import CompressionReport, Layer
-from edgemodel_oci.artifact import packed_size
 from edgemodel_oci.repository import open_repository
 
 from . import choose, gates, host, stored, summary
-from .bench import Bench, Outcome, serving_session
-from .build import Builder, Built
+from .bench import Outcome, serving_session
+from .build import Built
 from .candidates import Recipe, recipes_for
-from .evaluate.golden import GoldenSet, build_golden
-from .evaluate.quality import Evaluator, sample_warning
-from .evaluate.runner import Arrays, runner
-from .formats.probe import probe
-from .job import PROBE_TIMEOUT_SECONDS, Inputs, bring_inputs, check_supported, probe_memory
+from .evaluate.quality import sample_warning
+from .evaluate.runner import runner
+from .job import check_supported
 from .layers import layers
 from .publish import Files, Finalists, publish
 from .search import Effort, Space, least_sensitive, search
-from .steps.prepare import prepare
+from .setup import set_up
 from .table import table
 
-#: More threads than this gain little on models for the edge.
-QUALITY_THREADS = 4
-LATENCY_FEEDS = 8
-CALIBRATION_ROWS = 8
 #: Sensitivity for the table of layers is measured for so many layers at most.
 MOST_SENSITIVE_LAYERS = 32
 

@@ -48,8 +48,8 @@ def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
     """Bring the inputs and measure the source.
 
     Raises:
-    InputError: source or data cannot be used.
-    TransientError: a server does not answer.
+        InputError: source or data cannot be used.
+        TransientError: a server does not answer.
     """
     inputs = bring_inputs(job, work_dir, report)
     model = inputs.model
@@ -97,7 +97,7 @@ def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
     builder = Builder(
         prepared=prepare(model.proto),
         calibration=inputs.calibration,
-        rows=min(evaluator.rows, CALIBRATION_ROWS),
+        rows=model.fixed_batch or min(evaluator.rows, CALIBRATION_ROWS),
         work_dir=folder,
         seed=job.seed,
         report=report,

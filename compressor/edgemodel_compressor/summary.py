@@ -20,6 +20,8 @@ from . import gates
 
 SOURCE = "source"
 MESSAGE_LIMIT = 700
+#: Refused candidates in a result; the report has all of them.
+MOST_REFUSED = 16
 REASON_LIMITS = (200, 100, 60, 0)
 
 
@@ -120,7 +122,7 @@ def to_bytes(result: JobResult) -> bytes:
 def _shorter(result: JobResult) -> Iterator[JobResult]:
     result = result.replace(message=_cut(result.message, MESSAGE_LIMIT))
     in_index = tuple(v for v in result.variants if v.digest is not None)
-    left_out = tuple(v for v in result.variants if v.digest is None)
+    left_out = tuple(v for v in result.variants if v.digest is None)[:MOST_REFUSED]
     for limit in REASON_LIMITS[:2]:
         yield _with(result, in_index, left_out, limit)
     for keep in range(len(left_out) - 1, -1, -1):

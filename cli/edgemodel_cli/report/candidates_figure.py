@@ -21,7 +21,7 @@ from edgemodel_api.report import CompressionReport, Measurement
 
 from . import numbers, palette, svg
 from .labels import Box, Wish, place
-from .points import Kind, Point, Range, focus, front, points
+from .points import Kind, Point, Range, focus, front, paired_latency, points
 
 #: (marker, size in points, filled). Shape tells as much as colour does.
 MARKERS = {
@@ -125,16 +125,15 @@ def _quality_panel(report: CompressionReport, shown: Sequence[Point]) -> Panel |
 
 
 def _latency_panel(report: CompressionReport, shown: Sequence[Point]) -> Panel | None:
-    values = {
-        p.name: p.measurement.latency_median_seconds for p in shown if p.measurement.latency_median_seconds is not None
-    }
+    found = {p.name: paired_latency(p.measurement, report.source) for p in shown}
+    values = {name: value for name, value in found.items() if value is not None}
     if not values:
         return None
     limits = numbers.latency_limits(report.budget, report.source)
     around = [*limits.values(), values.get("source", min(values.values()))]
     axis = focus(list(values.values()), around=around, reach=0.5 * max(around), higher_is_better=False)
     return Panel(
-        title="Median latency on the machine that compressed",
+        title="Median latency, paired with the source's",
         values=values,
         limits=limits,
         higher_is_better=False,

@@ -54,6 +54,16 @@ def points(report: CompressionReport, chosen: frozenset[str]) -> tuple[Point, ..
     return tuple(sorted(found, key=lambda p: (order.index(p.kind), p.on_front, -p.measurement.size_bytes, p.name)))
 
 
+def paired_latency(measurement: Measurement, source: Measurement) -> float | None:
+    """Seconds: the source's median times the ratio of paired runs, by which candidates are judged; None: not measured.
+
+    A median alone was taken at another time than the source's, and a busy machine makes it say something else.
+    """
+    if source.latency_median_seconds is None or measurement.slowdown is None:
+        return measurement.latency_median_seconds
+    return source.latency_median_seconds * max(1 + measurement.slowdown, 0.0)
+
+
 def front(pairs: Iterable[tuple[float, float]], *, higher_is_better: bool) -> list[tuple[float, float]]:
     """The pairs (size, value) that no other is better than in both, by size."""
     best: list[tuple[float, float]] = []

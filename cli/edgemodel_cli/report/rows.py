@@ -166,7 +166,11 @@ def node_rows(
     model: EdgeModel, revision: str, nodes: Sequence[EdgeNode], timeline: Sequence[NodeChange]
 ) -> tuple[NodeRow, ...]:
     """Nodes in trouble first, then by wave and name."""
-    waves = {c.node: c.wave for c in timeline if c.revision == revision and c.wave >= 0}
+    # Once sent back, a node has no wave any more: the one it was let in with is what tells.
+    waves: dict[str, int] = {}
+    for c in timeline:
+        if c.revision == revision and c.wave >= 0:
+            waves[c.node] = max(c.wave, waves.get(c.node, 0))
     last = {c.node: c.state for c in timeline}
     rows = [_node(model, node, waves.get(node.metadata.name), last.get(node.metadata.name, "")) for node in nodes]
     order = ("bad", "open", "good")

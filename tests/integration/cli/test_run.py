@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
 FIELDS = {"ready", "revision", "source", "variants", "nodes", "rollout"}
 
 
@@ -14,7 +16,6 @@ def states(ended):
     return [(n["state"], n["revision"]) for n in ended.json["nodes"]]
 
 
-@pytest.mark.timeout(180)
 def test_rolled_out_then_nothing_to_do_then_a_bad_node(project):
     first = project.run()
     assert first.code == 0, first
@@ -60,7 +61,6 @@ def test_rolled_out_then_nothing_to_do_then_a_bad_node(project):
     assert project.left_over() == []
 
 
-@pytest.mark.timeout(180)
 def test_a_new_revision_rolls_over_the_old_one_while_it_serves(project, load):
     first = project.run("--keep-serving")
     assert first.code == 0, first
@@ -111,7 +111,6 @@ def test_bad_models_are_bad_input(project, content):
     assert project.left_over() == []
 
 
-@pytest.mark.timeout(180)
 def test_one_run_at_a_time_and_every_end_leaves_nothing(project):
     project.spec["rollout"]["waves"] = [{"nodes": 1, "soak": "1h"}, {"nodes": "100%"}]
     project.write()

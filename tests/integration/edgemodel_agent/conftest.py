@@ -338,9 +338,9 @@ def make_model():
     return model_file
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Starts servers that share one listening socket; `serve(model, *options)` is ready and accepting."""
+@contextlib.contextmanager
+def servers():
+    """Starts servers that share one listening socket; `start(model, *options)` is ready and accepting."""
     started: list[ServerUnderTest] = []
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="em") as short, bind_listener("127.0.0.1", None) as listener:
 
@@ -353,6 +353,19 @@ def serve(tmp_path):
         for server in started:
             server.process.kill()
             server.process.wait()
+
+
+@pytest.fixture
+def serve():
+    with servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory):
+    """One server that adds 1, for tests that leave it as it was."""
+    with servers() as start:
+        yield start(model_file(tmp_path_factory.mktemp("shared") / "m.onnx", 1.0))
 
 
 @pytest.fixture(scope="session")

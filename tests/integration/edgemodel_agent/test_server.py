@@ -34,8 +34,8 @@ def server(serve, model):
 
 
 @pytest.fixture
-def http(server):
-    with httpx.Client(base_url=server.url, timeout=20) as client:
+def http(shared_server):
+    with httpx.Client(base_url=shared_server.url, timeout=20) as client:
         yield client
 
 
@@ -129,11 +129,12 @@ def test_errors_are_json_and_say_what_to_change(http, name):
     assert http.post(INFER, json=ZEROS).status_code == 200
 
 
-def test_metrics(http):
-    http.post(INFER, json=ZEROS)
-    http.post(INFER, json={})
-    http.post("/v2/models/intruder/infer", json=ZEROS)
-    text = http.get("/metrics").text
+def test_metrics(server):
+    with httpx.Client(base_url=server.url) as http:
+        http.post(INFER, json=ZEROS)
+        http.post(INFER, json={})
+        http.post("/v2/models/intruder/infer", json=ZEROS)
+        text = http.get("/metrics").text
     assert 'edgemodel_server_requests_total{code="200",model="m",version="r1"} 1.0' in text
     assert 'edgemodel_server_requests_total{code="400",model="m",version="r1"} 1.0' in text
     assert 'edgemodel_server_requests_total{code="404",model="m",version="r1"} 1.0' in text
@@ -172,27 +173,27 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_harms_nobody(server, http, name):
-    with connect(server) as c:
+def test_garbage_harms_nobody(shared_server, http, name):
+    with connect(shared_server) as c:
         with contextlib.suppress(OSError):
             c.sendall(GARBAGE[name])
             c.shutdown(socket.SHUT_WR)
         answer = all_of(c)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
     assert http.post(INFER, json=ZEROS).status_code == 200
-    assert server.process.poll() is None
-    assert "Traceback" not in server.log.read_text()
+    assert shared_server.process.poll() is None
+    assert "Traceback" not in shared_server.log.read_text()
 
 
-def test_slow_clients_do_not_block_others(server, http):
+def test_slow_clients_do_not_block_others(shared_server, http):
     with contextlib.ExitStack() as stack:
         for i in range(600):  # more than the server holds: the oldest of these make room
-            c = stack.enter_context(connect(server))
+            c = stack.enter_context(connect(shared_server))
             with contextlib.suppress(OSError):
                 c.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\n" if i % 2 else b"G")
         began = time.monotonic()
         assert http.post(INFER, json=ZEROS).status_code == 200
-        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+        assert httpx.get(f"{shared_server.url}/v2/health/live").status_code == 200
         assert time.monotonic() - began < 5
 
 
@@ -245,8 +246,8 @@ def test_without_a_successor_idle_connections_are_served_a_while_and_then_closed
         assert server.process.wait(timeout=10) == 0
 
 
-def test_sigterm_drains(server, http):
-    assert http.post(INFER, json=ZEROS).status_code == 200
+def test_sigterm_drains(server):
+    assert httpx.post(server.url + INFER, json=ZEROS).status_code == 200
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=10) == 0
     assert server.log.read_text() == ""
@@ -320,14 +321,14 @@ def test_inference_and_timing_over_the_control_socket(serve, model):
         assert client.status().rows == 1
 
 
-def test_the_listening_socket_can_be_had_back(server):
-    with server.client() as client, socket.socket(fileno=client.listener()) as listener:
-        assert listener.getsockname() == server.listener.getsockname()
+def test_the_listening_socket_can_be_had_back(shared_server):
+    with shared_server.client() as client, socket.socket(fileno=client.listener()) as listener:
+        assert listener.getsockname() == shared_server.listener.getsockname()
         assert not os.get_inheritable(listener.fileno())
 
 
-def test_the_control_socket_is_private(server):
-    assert stat.S_IMODE(server.control.stat().st_mode) == 0o600
+def test_the_control_socket_is_private(shared_server):
+    assert stat.S_IMODE(shared_server.control.stat().st_mode) == 0o600
 
 
 CONTROL_GARBAGE = {
@@ -344,17 +345,17 @@ CONTROL_GARBAGE = {
 
 
 @pytest.mark.parametrize("name", CONTROL_GARBAGE)
-def test_garbage_on_the_control_socket(server, name):
+def test_garbage_on_the_control_socket(shared_server, name):
     with socket.socket(socket.AF_UNIX) as c:
         c.settimeout(5)
-        c.connect(str(server.control))
+        c.connect(str(shared_server.control))
         c.sendall(CONTROL_GARBAGE[name])
         c.shutdown(socket.SHUT_WR)
         answer = all_of(c)
     assert (b"cannot 'fly'" in answer) if name == "unknown" else answer == b""
-    with server.client() as client:
+    with shared_server.client() as client:
         assert client.status().ready
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in shared_server.log.read_text()
 
 
 # --- faults and starts
@@ -398,9 +399,9 @@ def test_bad_starts_exit_2_with_one_line(serve, tmp_path, name):
     assert "Traceback" not in "\n".join(said)
 
 
-def test_an_idle_server_is_small_and_uses_no_cpu(server, http, record_property):
+def test_an_idle_server_is_small_and_uses_no_cpu(server, record_property):
     for _ in range(20):
-        http.post(INFER, json=ZEROS)
+        httpx.post(server.url + INFER, json=ZEROS)
     process = psutil.Process(server.process.pid)
     before = process.cpu_times()
     time.sleep(1.5)
@@ -412,12 +413,12 @@ def test_an_idle_server_is_small_and_uses_no_cpu(server, http, record_property):
     assert after.user + after.system - before.user - before.system <= 0.05
 
 
-def test_many_clients_at_once(server):
+def test_many_clients_at_once(shared_server):
     answers: list[int] = []
     lock = threading.Lock()
 
     def ask() -> None:
-        with httpx.Client(base_url=server.url, timeout=30) as client:
+        with httpx.Client(base_url=shared_server.url, timeout=30) as client:
             for _ in range(10):
                 code = client.post(INFER, json=ZEROS).status_code
                 with lock:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.edgemodel import Activations, Exclude, QuantizeStep
-from edgemodel_api.errors import InputError
+from edgemodel_api.errors import InputError, TransientError
 from edgemodel_compressor.steps.calibrate import Ranges, TensorRange, calibrate
 from edgemodel_compressor.steps.encodings import BY_NAME, DYNAMIC, STATIC
 from edgemodel_compressor.steps.prepare import prepare
@@ -233,6 +233,17 @@ def test_what_the_quantizer_raises_becomes_a_message(m, monkeypatch):
 
     monkeypatch.setattr(QDQQuantizer, "quantize_model", fail)
     with pytest.raises(InputError, match=r"cannot take node 'fc' as int8-static-u8s8: .*; exclude it, or use"):
+        quantize(prepare(m.matmul()), STEP, U8S8, ranges=exact(x=(-3.0, 3.0), y=(-20.0, 20.0)))
+
+
+def test_a_full_disk_is_not_the_models_fault(m, monkeypatch):
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(QDQQuantizer, "quantize_model", fail)
+    with pytest.raises(TransientError, match="No space left"):
         quantize(prepare(m.matmul()), STEP, U8S8, ranges=exact(x=(-3.0, 3.0), y=(-20.0, 20.0)))
 
 

@@ -294,14 +294,16 @@ CHILD = """
 import sys, hashlib, onnx
 from pathlib import Path
 from edgemodel_api.edgemodel import *
+from edgemodel_compressor.steps.calibrate import Ranges, TensorRange
 from edgemodel_compressor.steps.encodings import BY_NAME
 from edgemodel_compressor.steps.prepare import prepare
 from edgemodel_compressor.steps.prune import prune
 from edgemodel_compressor.steps.quantize import quantize
 model = prune(prepare(onnx.load(sys.argv[1])), PruneStep(sparsity="30%", granularity="Global")).model
 for name, step in (("int8-weights", QuantizeStep(activations="None")), ("int4-weights", QuantizeStep(precision="Int4")),
-                   ("int8-dynamic-s8", QuantizeStep(activations="Dynamic"))):
-    made = quantize(model, step, BY_NAME[name], ranges=None).model
+                   ("int8-dynamic-s8", QuantizeStep(activations="Dynamic")), ("int8-static-u8s8", QuantizeStep())):
+    ranges = Ranges({n: TensorRange(-4.0, 4.0, (-4.0, 4.0)) for n in ("x", "h", "r", "l")}, 1)
+    made = quantize(model, step, BY_NAME[name], ranges=ranges).model
     print(hashlib.sha256(made.SerializeToString()).hexdigest())
 """
 
@@ -315,4 +317,4 @@ def test_the_same_bytes_in_every_process(m, tmp_path):
         child = [sys.executable, "-c", CHILD, str(path)]
         answers.add(subprocess.run(child, env=env, capture_output=True, text=True, check=True).stdout)
     assert len(answers) == 1
-    assert len(answers.pop().split()) == 3
+    assert len(answers.pop().split()) == 4

@@ -175,3 +175,16 @@ def test_the_clock_of_a_node_does_not_hold_back_its_retry(make):
     world.run(until=lambda w: w.status.nodes.failed == 1)
     world.node("n0").changed_at = world.now + timedelta(days=400)
     world.run(turns=90, until=lambda w: w.node("n0").assigned.attempt == 2)
+
+
+def test_offline_while_it_only_fetches_is_no_failure(make):
+    world = make.world(make.edge_model().with_waves((1, "10m"), "100%"), nodes=3)
+    world.node("n1").slow = 99
+    world.node("n2").slow = 99
+    soaking(world)
+    assert world.node("n1").assigned.swap is Swap.PREFETCH
+    world.node("n1").online = False
+    world.run(turns=4, seconds=40)
+    assert world.status.nodes.offline == 1
+    assert world.status.rollout.failed_nodes == ()
+    assert not world.rolled_back()

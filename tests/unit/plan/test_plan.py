@@ -236,13 +236,18 @@ def test_two_thousand_nodes(make, capsys):
             before = (node.spec, len(node.present), node.checking, node.running, len(node.results))
             node.step(world.now)
             # The first report holds for a minute; after that, news only.
-            if len(took) < 2 or before != (
-                node.spec,
-                len(node.present),
-                node.checking,
-                node.running,
-                len(node.results),
-            ) or node.spec is not told.get(node.name):
+            if (
+                len(took) < 2
+                or before
+                != (
+                    node.spec,
+                    len(node.present),
+                    node.checking,
+                    node.running,
+                    len(node.results),
+                )
+                or node.spec is not told.get(node.name)
+            ):
                 node.report(world.now)
             told[node.name] = node.spec
         observed = world.observed()

@@ -96,3 +96,17 @@ def test_a_window_that_does_not_exist_stalls_and_changes_nothing(make):
     assert world.reason("Stalled") == "InvalidInput"
     assert "spec.rollout.windows[0].timeZone: 'Mars/Olympus'" in world.message("Stalled")
     assert world.last.actions == ()
+
+
+def test_another_port_waits_for_the_window_too(make):
+    world = make.world(windowed(make))
+    world.run(turns=15)
+    world.now = make.start + timedelta(minutes=10)
+    world.run(until=lambda w: w.finished())
+    world.now = make.start + timedelta(hours=1)
+    world.edit(world.builder.with_field("serving", {"port": 8001}))
+    world.run(turns=10)
+    assert {n.assigned.serving.port for n in world.nodes} == {None}
+    world.now = make.start + timedelta(days=1, minutes=10)
+    world.run(turns=10)
+    assert {n.assigned.serving.port for n in world.nodes} == {8001}

@@ -12,7 +12,7 @@ from edgemodel_api.edgemodel import Budget
 from edgemodel_api.report import QualityBasis, QualityKind
 from edgemodel_cli.report import numbers
 from edgemodel_cli.report.labels import Box, Wish, place
-from edgemodel_cli.report.points import Kind, focus, front, points
+from edgemodel_cli.report.points import Kind, focus, front, paired_latency, points
 
 AREA = Box(0, 0, 400, 200)
 WISHES = st.lists(
@@ -109,3 +109,14 @@ def test_quality_limit_and_text(make, metric, higher, quality, limit, text):
 )  # fmt: skip
 def test_percent(value, signed, text):
     assert numbers.percent(value, signed=signed) == text
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "source", "expected"),
+    [(0.5, 0.004, 0.006), (-0.25, 0.004, 0.003), (None, 0.004, 0.02), (0.5, None, 0.02), (-3.0, 0.004, 0.0)],
+    ids=["slower", "faster", "no pairs", "no yardstick", "not possible"],
+)
+def test_latency_is_drawn_by_what_it_is_judged_by(make, slowdown, source, expected):
+    measured = make.measurement(1, latency=0.02).replace(slowdown=slowdown)
+    yardstick = make.measurement(1).replace(latency_median_seconds=source)
+    assert paired_latency(measured, yardstick) == pytest.approx(expected)

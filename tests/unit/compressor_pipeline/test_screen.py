@@ -1,0 +1,111 @@
+"""The first look at quality: which samples, and what follows from them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgemodel_api.edgemodel import Metric, ValidationData
+from edgemodel_compressor.evaluate.metrics import Judge, label_judge
+from edgemodel_compressor.evaluate.quality import Evaluator
+
+
+class Data:
+    """Rows whose answers are the rows themselves."""
+
+    def __init__(self, scores, labels):
+        self.scores, self.labels, self.samples = scores.astype(np.float32), labels, len(scores)
+
+    def batches(self, size):
+        for i in range(0, self.samples, size):
+            yield {"x": self.scores[i : i + size]}
+
+    def take(self, n, seed):
+        return {"x": self.scores[:n]}
+
+
+def identity(feeds):
+    return {"y": feeds["x"]}
+
+
+def shifted(noise):
+    """Adds something to the score of class 0."""
+    return lambda feeds: {"y": feeds["x"] + np.array([noise, 0, 0], np.float32)}
+
+
+@pytest.fixture
+def evaluator(tmp_path):
+    def make(scores, labels, metric="Top1", fixed=None):
+        validation = ValidationData(uri="file:x", labels="y" if labels is not None else None, metric=metric, k=2)
+        return Evaluator(
+            identity, Data(scores, labels), validation=validation, work_dir=tmp_path, fixed_batch=fixed, seed=0
+        )
+
+    return make
+
+
+def scores(n=600, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 3))
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "agreement"])
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.3])
+def test_the_first_look_sees_every_answer_that_changes(evaluator, labelled, noise):
+    some = scores()
+    judged = evaluator(some, some.argmax(axis=1) if labelled else None)
+    chosen = judged.screen(150)
+    assert 150 <= chosen.sum() < 300
+    rows = judged.judge_rows(shifted(noise), chosen)
+    first, full = judged.quality(rows, chosen), judged.evaluate(shifted(noise))
+    # 0.3 moves answers beyond the first look too; small changes are all in it.
+    assert first.drop <= full.drop + 1e-12
+    if noise < 0.1:
+        assert first == full
+
+
+def test_over_is_what_the_first_look_settles(evaluator):
+    some = scores()
+    judged = evaluator(some, some.argmax(axis=1))
+    chosen = judged.screen(150)
+    bad = judged.quality(judged.judge_rows(shifted(0.5), chosen), chosen)
+    assert judged.over(bad, 0.001)
+    assert not judged.over(judged.quality(judged.judge_rows(identity, chosen), chosen), 0.0)
+
+
+def test_few_samples_are_all_looked_at(evaluator):
+    assert evaluator(scores(200), None).screen(150).all()
+
+
+def test_a_fixed_batch_is_looked_at_whole(evaluator):
+    chosen = evaluator(scores(600), None, fixed=4).screen(150).reshape(-1, 4)
+    assert (chosen.all(axis=1) | ~chosen.any(axis=1)).all()
+
+
+def test_metrics_without_margins_take_random_samples(evaluator):
+    judged = evaluator(scores(), scores(), metric="MeanSquaredError")
+    chosen = judged.screen(150)
+    assert chosen.sum() == 150
+    assert (chosen == judged.screen(150)).all()
+    quality = judged.quality(judged.judge_rows(shifted(1.0), chosen), chosen)
+    assert quality.value == pytest.approx(1 / 3, rel=1e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 99))
+def test_no_change_below_half_the_margin_changes_the_answer(classes, rows, seed):
+    rng = np.random.default_rng(seed)
+    output = rng.normal(size=(rows, classes))
+    for judge in (label_judge(Metric.TOP1, 1), label_judge(Metric.TOPK, min(2, classes - 1))):
+        margins = judge.margins(output)
+        noise = rng.uniform(-1, 1, size=output.shape) * margins[:, None] * 0.499
+        k = judge.k if judge.metric is Metric.TOPK else 1
+        for before, after in zip(output, output + noise, strict=True):
+            assert set(np.argsort(-before)[:k]) == set(np.argsort(-after)[:k])
+
+
+def test_margins_of_other_outputs():
+    top1 = Judge("Top1", Metric.TOP1)
+    assert top1.margins(np.array([[0.9], [0.4]])).tolist() == pytest.approx([0.4, 0.1])
+    assert top1.margins(np.array([1, 2])) is None
+    assert label_judge(Metric.TOPK, 3).margins(np.zeros((2, 3))) is None
+    assert Judge("Cosine", Metric.COSINE).margins(np.zeros((2, 3))) is None

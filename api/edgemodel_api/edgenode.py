@@ -45,8 +45,12 @@ class AssignedModel(StatusModel):
     target: ArtifactTarget
     swap: Swap = Swap.ACTIVATE
     attempt: int = 1
-    assigned_at: datetime | None = Field(None, description="When target, swap or attempt were written (operator's clock).")
-    wave: int = Field(0, description="0-based wave in which the node was let in; 0 while it only fetches, -1: it had it.")
+    assigned_at: datetime | None = Field(
+        None, description="When target, swap or attempt were written (operator's clock)."
+    )
+    wave: int = Field(
+        0, description="0-based wave in which the node was let in; 0 while it only fetches, -1: it had it."
+    )
     replaces: str = Field("", description="Digest of what served when the node was let in; empty: nothing.")
     retries: int = Field(0, description="How often the operator has this target tried again here, in this rollout.")
     serving: Serving = Serving()
@@ -101,7 +105,9 @@ class Measured(StatusModel):
     peak_memory_bytes: int | None = None
     golden_error: str | None = Field(None, description="Largest relative L2 error against the source's outputs.")
     golden_agreement: str | None = Field(None, description="Share of golden cases with the same arg max as the source.")
-    slowdown: str | None = Field(None, description="Trials: median of the paired latency ratios to the source, minus 1.")
+    slowdown: str | None = Field(
+        None, description="Trials: median of the paired latency ratios to the source, minus 1."
+    )
     slowdown_low: str | None = Field(None, description="Lower end of its 95 % interval.")
 
 

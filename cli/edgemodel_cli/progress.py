@@ -181,7 +181,9 @@ def count_text(progress: job.Progress) -> str:
 
 def node_text(row: NodeRow) -> str:
     """State, what runs, and why."""
-    return " ".join(part for part in (row.state, *node_details(row)) if part)
+    runs, why = node_details(row)
+    head = f"{row.state} {runs}".strip()
+    return f"{head}; {why}" if why else head
 
 
 def node_details(row: NodeRow) -> tuple[str, str]:

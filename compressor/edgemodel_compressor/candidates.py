@@ -165,11 +165,14 @@ def single(precision: Precision, activations: Activations, platforms: Sequence[s
 
 
 def local(recipe: Recipe, count: int, *, rest: Recipe | None = None) -> Recipe:
-    """`recipe`'s quantize step on its `count` least sensitive nodes, and `rest` on what is left."""
-    first, *others = recipe.quantizes
-    step = first.step.replace(scope=Scope.LOCAL)
-    partial = replace(first, step=step, count=count)
-    return Recipe((*recipe.prunes, partial, *others, *(rest.quantizes if rest is not None else ())))
+    """A quantize step on its `count` least sensitive nodes, and `rest` on what is left.
+
+    It is the first step that leaves the choice to sensitivity, or else the first.
+    """
+    chosen = next((q for q in recipe.quantizes if q.by_sensitivity and q.count is None), recipe.quantizes[0])
+    partial = replace(chosen, step=chosen.step.replace(scope=Scope.LOCAL), count=count)
+    actions = tuple(partial if a is chosen else a for a in recipe.actions)
+    return Recipe((*actions, *(rest.quantizes if rest is not None else ())))
 
 
 def _fits(recipe: Recipe, platforms: Iterable[str]) -> bool:

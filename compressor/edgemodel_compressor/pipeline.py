@@ -94,7 +94,7 @@ class _Run:
             InputError: nothing could be built, or the disk is full.
         """
         steps = self.job.compression.steps
-        if steps is None:
+        if not steps:
             search(lambda recipe: self._measure(recipe, Effort.QUICK), self._space())
         else:
             for recipe in recipes_for(steps, self.job.platforms):

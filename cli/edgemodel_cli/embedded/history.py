@@ -53,12 +53,19 @@ class TimelineWriter:
     def observe(self, model: EdgeModel, nodes: Iterable[EdgeNode], now: datetime) -> None:
         """Note the nodes that entered another state. A full disk loses a picture, not a rollout."""
         found = [change for node in nodes if (change := change_of(model, node, now)) is not None]
-        new = [c for c in found if _essence(self._last.get(c.node)) != _essence(c)]
+        new = [_dated(c, self._last.get(c.node), now) for c in found if _essence(self._last.get(c.node)) != _essence(c)]
         try:
             timeline.append(self.path, new)
         except OSError as error:
             log.warning("%s cannot be written: %s", self.path, error)
         self._last |= {c.node: c for c in new}
+
+
+def _dated(change: NodeChange, last: NodeChange | None, now: datetime) -> NodeChange:
+    """A node that was only let in did not change its state: what is new happened now, not when that state began."""
+    if last is not None and (last.state, last.revision) == (change.state, change.revision):
+        return change.replace(at=now)
+    return change
 
 
 def _essence(change: NodeChange | None) -> tuple[object, ...] | None:

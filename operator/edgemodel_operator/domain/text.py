@@ -29,5 +29,5 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def clock(at: datetime) -> str:
-    """`12:00:05Z`; with the date where that is another day's business is the reader's to see in the object."""
+    """`2026-01-02 12:00:05Z`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"

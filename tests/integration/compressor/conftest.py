@@ -54,7 +54,9 @@ def digits(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32)
-    trained = MLPClassifier((128, 64), random_state=0, max_iter=500, tol=1e-3, learning_rate_init=0.005).fit(x[:1200], y[:1200])
+    trained = MLPClassifier((128, 64), random_state=0, max_iter=500, tol=1e-3, learning_rate_init=0.005).fit(
+        x[:1200], y[:1200]
+    )
     onnx.save(mlp(trained.coefs_, trained.intercepts_), folder / "model.onnx")
     onnx.save(mlp(trained.coefs_, trained.intercepts_, batch=4), folder / "fixed.onnx")
     np.savez(folder / "calibration.npz", x=x[:200])

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -63,6 +64,23 @@ def test_bad_input_is_2_without_a_traceback(lab, make, message):
     assert re.search(message, result.message)
     assert "Traceback" not in done.stderr
     assert not lab.work.exists() or list(lab.work.iterdir()) == []
+
+
+def test_a_full_disk_is_2_and_leaves_nothing(lab):
+    # No file may become larger than this: what a quota or a full disk does, at the same calls.
+    limit = ["import resource, runpy, sys", "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))"]
+    run = [*limit, "sys.argv[0] = 'x'", "runpy.run_module('edgemodel_compressor', run_name='__main__')"]
+    command = lab.command(lab.job(compression=WEIGHTS))
+    done = subprocess.run(
+        [command[0], "-c", "; ".join(run), *command[3:]], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    result = lab.result()
+    assert result.outcome is Outcome.INVALID
+    assert result.reason == "DiskFull"
+    assert "free space" in result.message
+    assert "Traceback" not in done.stderr
+    assert list(lab.work.iterdir()) == []
 
 
 def test_sigterm_is_3_and_leaves_nothing_half_written(lab):

@@ -42,7 +42,7 @@ def test_a_line_for_each_change_of_a_node(lines):
     reporter.nodes(
         [NodeRow("n1", "Failed", "r1", "int8", reason="TooSlow", message="3 ms over 2 ms")], "Trialing: on n1"
     )
-    assert said() == ["Trialing: on n1", "n1: Checking", "warning: n1: Failed int8 of r1 TooSlow: 3 ms over 2 ms"]
+    assert said() == ["Trialing: on n1", "n1: Checking", "warning: n1: Failed int8 of r1; TooSlow: 3 ms over 2 ms"]
 
 
 def test_a_node_that_works_on_another_revision_than_it_serves(lines):

@@ -91,6 +91,14 @@ def test_local_keeps_what_comes_before_and_adds_the_rest():
     assert "the 3 least sensitive nodes" in mixed.words[0]
 
 
+def test_local_narrows_the_step_that_sensitivity_chooses_for_in_its_place():
+    named = step(quantize={"scope": "Local", "precision": "Int4", "activations": "None", "include": {"nodes": ["a"]}})
+    free = step(quantize={"scope": "Local", "precision": "Int8", "activations": "None"})
+    (recipe,) = recipes_for([step(prune={"sparsity": "5%"}), named, free], [AMD64])
+    assert [q.count for q in local(recipe, 2).quantizes] == [None, 2]
+    assert local(recipe, 2).prunes == recipe.prunes
+
+
 @pytest.mark.parametrize("count", [1, 12])
 def test_names_are_dns_like(count):
     prunes = tuple(PruneStep(sparsity=f"{i}.5%") for i in range(count))

@@ -445,10 +445,16 @@ def check_pass(world: World, observed: Observed, planned: Plan) -> None:
     shuffled = list(observed.nodes)
     random.Random(len(world.events)).shuffle(shuffled)
     assert plan(dataclasses.replace(observed, nodes=tuple(shuffled))) == planned, "the order of nodes matters"
-    again = plan(applied(world, observed, planned))
+    carried_out = applied(world, observed, planned)
+    again = plan(carried_out)
     assert again.actions == (), f"not idempotent: {again.actions} after {planned.actions}"
     assert again.status.to_json() == planned.status.to_json(), "the status is not stable"
     assert again.events == ()
+    # Until wake_at, time alone changes nothing.
+    asleep = (again.wake_at or observed.now + timedelta(days=1)) - timedelta(microseconds=1)
+    later = plan(dataclasses.replace(carried_out, now=asleep))
+    assert later.actions == (), f"{later.actions} before {again.wake_at}"
+    assert later.status.to_json() == planned.status.to_json(), f"something changes before {again.wake_at}"
     status = planned.status
     assert status.observed_generation == observed.model.metadata.generation
     kinds = {c.type: c for c in status.conditions}

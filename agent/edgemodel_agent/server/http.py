@@ -42,8 +42,8 @@ GRACE_SECONDS = 2.0
 DRAIN_SECONDS = 20.0
 MAX_CONNECTIONS = 512
 _POLL = 0.02
-#: A connection that was accepted a moment before is not known yet.
-_SETTLE_SECONDS = 0.1
+#: Passes of the event loop from accepting a connection to its being known here (asyncio: 3).
+_SETTLE_PASSES = 6
 
 
 class Connection(H11Protocol):
@@ -157,6 +157,7 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._accepting = self._draining = False
         self.finished = asyncio.Event()
+        self._stopped = asyncio.Event()
         self.forced = False
 
     async def start(self, app: ASGIApp) -> None:
@@ -239,6 +240,7 @@ class HttpServer:
 
     async def _close(self, *, hand_over: bool) -> list[int]:
         self.begin_drain()
+        await self._stopped.wait()
         if not hand_over:
             return []
         connections = [c for c in self._state.connections if isinstance(c, Connection)]
@@ -263,13 +265,22 @@ class HttpServer:
         if self._draining:
             return
         self._draining, self._accepting = True, False
+        self._emptying = self._loop.create_task(self._empty())
+
+    async def _stop_accepting(self) -> None:
+        # `Server.close` would drop, with a reset, each connection that asyncio has accepted in this very pass of its
+        # loop and not attached yet. So only the accepting ends first, and what was accepted gets its protocol.
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener.fileno())
+        for _ in range(_SETTLE_PASSES):
+            await asyncio.sleep(0)
         if self._server is not None:
             self._server.close()
-        self._emptying = self._loop.create_task(self._empty())
+        self._stopped.set()
 
     async def _empty(self) -> None:
         began = self._loop.time()
-        await asyncio.sleep(_SETTLE_SECONDS)
+        await self._stop_accepting()
         while self._state.connections or self._state.tasks:
             spent = self._loop.time() - began
             if spent > DRAIN_SECONDS:

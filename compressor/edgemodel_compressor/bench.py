@@ -266,10 +266,14 @@ class Bench:
     def _clocks(
         self, path: Path, measurement: Measurement, seconds: float, *, memory: bool
     ) -> tuple[Measurement, float]:
+        """The candidate's clocks as they would have been when the source was timed, so that dividing two reported numbers
+        gives the ratio that was measured in turns, whatever the machine did between the measurements.
+        """
         found = compare_latency(runner(serving_session(path, 1)), self._source_run, self._feeds, seconds=seconds)
+        then = self.source.latency_median_seconds or found.source.median
         clocks = measurement.replace(
-            latency_median_seconds=found.candidate.median,
-            latency_p99_seconds=found.candidate.p99,
+            latency_median_seconds=then * (1 + found.slowdown.value),
+            latency_p99_seconds=found.candidate.p99 * then / max(found.source.median, 1e-9),
             slowdown=found.slowdown.value,
             peak_memory_bytes=peak_memory(path, self._feeds[0], work_dir=self._work_dir) if memory else None,
         )

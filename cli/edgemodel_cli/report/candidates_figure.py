@@ -137,7 +137,8 @@ def _latency_panel(report: CompressionReport, shown: Sequence[Point]) -> Panel |
         values=values,
         limits=limits,
         higher_is_better=False,
-        axis=Range(max(axis.low, 0.0), axis.high),
+        # Differences within the clock's noise must not fill the picture.
+        axis=Range(max(min(axis.low, 0.8 * max(around)), 0.0), max(axis.high, 1.25 * max(around))),
         text=lambda value: "0" if value <= 0 else format_seconds(value),
         spread={},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgemodel_api.edgemodel import Budget, Metric
 from edgemodel_api.quantities import parse_duration, parse_percent, parse_quantity
 from edgemodel_api.report import Measurement, QualityBasis, QualityKind
+from edgemodel_api.slowdown import TIMER_TOLERANCE
 
 NOTHING = "–"
 
@@ -80,12 +81,12 @@ def size_limit(budget: Budget) -> float | None:
 
 
 def latency_limits(budget: Budget, source: Measurement) -> dict[str, float]:
-    """Budget field → seconds."""
+    """Budget field → seconds; the slowdown with what the gate allows the clock (`edgemodel_api.slowdown`)."""
     found = {}
     if source.latency_median_seconds is not None:
-        found[f"maxSlowdown {budget.max_slowdown}"] = source.latency_median_seconds * (
-            1 + parse_percent(budget.max_slowdown)
-        )
+        allowed = 1 + parse_percent(budget.max_slowdown) + TIMER_TOLERANCE
+        name = f"maxSlowdown {budget.max_slowdown} (+{TIMER_TOLERANCE:.0%} for the clock)"
+        found[name] = source.latency_median_seconds * allowed
     if budget.max_latency is not None:
         found[f"maxLatency {budget.max_latency}"] = parse_duration(budget.max_latency).total_seconds()
     return found

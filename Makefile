@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit verify format manifests lock tools bench clean
+.PHONY: help setup demo digits test test-unit verify format manifests lock tools bench cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,12 @@ lock: $(STAMP) ## Write requirements.lock from pyproject.toml
 
 bench: $(STAMP) ## Our variants beside the peers' on real models; refreshes the table in README.md
 	@$(BIN)/python benchmarks/compress.py --update-readme
+
+cluster: $(STAMP) ## A real Kubernetes cluster on this machine (root, Go); the last line is KUBECONFIG=…
+	@$(BIN)/python testbed/cluster.py up $(if $(NODES),--nodes $(NODES))
+
+cluster-down: $(STAMP) ## Remove it without a trace
+	@$(BIN)/python testbed/cluster.py down
 
 clean: ## Remove what the other targets made here
 	@rm -rf $(VENV) .edgemodel .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist examples/*/data

@@ -1,0 +1,109 @@
+"""Programs that are built once and kept in the cache, keyed by version: the Kubernetes binary, CoreDNS, a registry."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import settings as s
+from processes import StartError
+
+KUBERNETES = "v1.34.4"
+NAMES = (
+    "etcd", "kubectl", "kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy",
+)  # fmt: skip
+#: Debian packages: command that must be there → package.
+PACKAGES = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "debootstrap": "debootstrap",
+    "buildah": "buildah",
+    "nsenter": "util-linux",
+    "socat": "socat",
+    "qemu-aarch64-static": "qemu-user-static",
+}
+
+
+def go_binary() -> str:
+    """The Go compiler.
+
+    Raises:
+        StartError: there is none.
+    """
+    found = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    if found is None:
+        raise StartError("the test bed builds Kubernetes from source: install Go 1.24 or newer")
+    return found
+
+
+def install_packages() -> None:
+    """What the test bed needs of the system, with apt where it can.
+
+    Raises:
+        StartError: something is missing and cannot be installed; says what.
+    """
+    missing = sorted({package for command, package in PACKAGES.items() if shutil.which(command) is None})
+    if not Path("/usr/lib/cni/bridge").exists() and not Path("/opt/cni/bin/bridge").exists():
+        missing.append("containernetworking-plugins")
+    if not missing:
+        return
+    names = " ".join(missing)
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise StartError(f"the test bed needs root and these packages: {names}")
+    print(f"installing {names} …", file=sys.stderr)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
+        done = subprocess.run(["apt-get", *command], env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise StartError(f"apt-get {command[0]} failed: {done.stderr.strip()[-500:]}; install {names} by hand")
+
+
+def kubernetes() -> Path:
+    """Folder with all parts, as links to one static binary. Built in about four minutes, once for each version.
+
+    Raises:
+        StartError: the build failed.
+    """
+    folder = s.cache_dir() / f"kube-{KUBERNETES}-{s.kube_key()}"
+    if not (folder / "kubectl").exists():
+        print(f"building Kubernetes {KUBERNETES} (about 4 minutes on 2 cores, once) …", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        version = "k8s.io/component-base/version"
+        major, minor, _ = KUBERNETES.lstrip("v").split(".")
+        flags = (
+            f"-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+        )
+        temporary = folder / "kube.tmp"
+        _go(["build", "-trimpath", "-ldflags", flags, "-o", str(temporary), "."], cwd=s.HERE / "kube")
+        temporary.rename(folder / "kube")
+        for name in NAMES:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to("kube")
+    return folder
+
+
+def _go(arguments: list[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None) -> None:
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [go_binary(), *arguments],
+        cwd=cwd,
+        env={**os.environ, "CGO_ENABLED": "0", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while True:
+        try:
+            output, _ = process.communicate(timeout=30)
+            break
+        except subprocess.TimeoutExpired:
+            print(f"  still building, {time.monotonic() - begin:.0f} s", file=sys.stderr)
+    if process.returncode != 0:
+        raise StartError(f"go {' '.join(arguments[:1])} failed: {output.strip()[-2000:]}")

@@ -18,6 +18,8 @@ Z = 1.959963984540054
 MIN_ROUNDS = 7
 #: Rounds after which the interval may be narrow enough to stop.
 ENOUGH_ROUNDS = 60
+#: A neighbour on one core, or a low clock, may last longer than that many rounds.
+ENOUGH_SECONDS = 1.0
 MAX_ROUNDS = 400
 ENOUGH_HALF_WIDTH = 0.01
 #: What a call costs beside the model, at the very least. Without it, two processes with the same model of a few
@@ -67,4 +69,5 @@ def enough(candidate: Sequence[float], source: Sequence[float], *, spent: float,
         return False
     if rounds >= MAX_ROUNDS or spent >= seconds:
         return True
-    return rounds >= ENOUGH_ROUNDS and slowdown(candidate, source).half_width < ENOUGH_HALF_WIDTH
+    sure = rounds >= ENOUGH_ROUNDS and spent >= ENOUGH_SECONDS
+    return sure and slowdown(candidate, source).half_width < ENOUGH_HALF_WIDTH

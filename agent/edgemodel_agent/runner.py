@@ -19,6 +19,7 @@ from edgemodel_api.quantities import parse_duration
 from . import decide, jobs, report, work
 from .checks import CheckFailedError
 from .decide import Action, Facts, Work
+from .faults import Fault
 from .fetch import failure_of, next_retry
 from .files import write_json
 from .files_mode import laid_down, lay_down, tidy
@@ -31,6 +32,8 @@ from .supervise import ServingSlot, died
 
 log = logging.getLogger(__name__)
 
+#: The first recheck follows the switch so soon, that a soak sees what goes bad only where it serves.
+FIRST_RECHECK_SECONDS = 2.0
 #: After a failed recheck the next ones follow quickly, to be sure soon.
 SUSPICIOUS_RECHECK_SECONDS = 1.0
 #: Rechecks never take more than this share of the time.
@@ -77,7 +80,7 @@ class ModelRunner:
             alive = laid_down(self.folder, running.target)
         due = self.node.options.recheck > 0 and time.monotonic() >= self._next_recheck
         return Facts(
-            present=frozenset(d for d in self.digests() if self.node.store.complete(d)),
+            present=frozenset(d for d in self.digests() if self.node.store.complete(d) and not self._no_disk(d)),
             work=self.job.work if self.job else None,
             digest=self.job.digest if self.job else "",
             upkeep=self.upkeep.work if self.upkeep else None,
@@ -85,6 +88,12 @@ class ModelRunner:
             quiet=not self.node.timing,
             recheck_due=due and self.slot.server is not None,
         )
+
+    def _no_disk(self, digest: str) -> bool:
+        """Whether a variant counts as not here: a rehearsed NoDisk must fail where a trial fetched it before, too."""
+        rehearsal, running = self.node.rehearses(digest), self.state.running
+        runs = running is not None and running.target.digest == digest
+        return rehearsal is not None and rehearsal.fault is Fault.NO_DISK and not runs
 
     def step(self, desired: AssignedModel | None, now: datetime) -> None:
         """One pass: what ended, what died, what next."""
@@ -350,7 +359,7 @@ class ModelRunner:
             self.node.note_served(desired.target.digest)
         tidy(self.folder, [d.target for d in (after.running, after.previous) if d and d.mode is ServingMode.FILES])
         self.node.metrics.switches.labels(*self._labels).inc()
-        self._next_recheck = time.monotonic() + self.node.options.recheck
+        self._next_recheck = time.monotonic() + min(FIRST_RECHECK_SECONDS, self.node.options.recheck)
         self.node.collect = True
         log.info("%s: revision %s (%s) serves", self.state.key, desired.target.revision, desired.target.variant)
 

@@ -18,6 +18,9 @@ from .state import ModelState
 
 log = logging.getLogger(__name__)
 
+#: How long a port is waited for that a retiring server may still hold.
+PORT_SECONDS = 1.0
+
 
 class ServingSlot:
     """The place from which a model answers: at most one accepting server, and the socket that outlives servers."""
@@ -45,13 +48,19 @@ class ServingSlot:
         """
         if self.listener is not None and fixed in (None, port_of(self.listener)):
             return self.listener
-        try:
-            return bind_listener(self.node.options.bind, fixed or kept)
-        except RefusedError:
-            if fixed is not None:
-                raise
-            log.warning("%s: port %s is taken by another program now: picking a free one", self.key, kept)
-            return bind_listener(self.node.options.bind, None)
+        deadline = time.monotonic() + PORT_SECONDS
+        while True:
+            try:
+                return bind_listener(self.node.options.bind, fixed or kept)
+            except RefusedError:
+                # It may be one of our own servers, on its way out.
+                if self.node.retiring and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                if fixed is not None:
+                    raise
+                log.warning("%s: port %s is taken by another program now: picking a free one", self.key, kept)
+                return bind_listener(self.node.options.bind, None)
 
     def open(self, server: ServerProcess, listener: socket.socket) -> None:
         """Let a checked server answer at the listener.

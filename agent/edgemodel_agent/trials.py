@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-import statistics
-import time
-from dataclasses import dataclass, replace
+import os
 from datetime import datetime
 from functools import partial
-
-import numpy as np
 
 from edgemodel_api import reasons
 from edgemodel_api.edgenode import ArtifactTarget, AssignedTrial, TrialResult
 from edgemodel_api.errors import EdgeModelError
+from edgemodel_oci.golden import GoldenScore
 
 from . import decide, jobs, work
 from .checks import (
-    MIN_RUNS,
     Checker,
     CheckFailedError,
     Limits,
@@ -30,76 +26,14 @@ from .decide import Facts, Work
 from .fetch import failure_of, next_retry
 from .files import write_json
 from .jobs import CancelledError, Job
-from .measured import Latency, measured_of
+from .measured import measured_of
 from .node import Node
-from .pairs import Slowdown, enough, slowdown
 from .processes import ServerProcess, bind_listener
 from .state import TrialState
-from .store import DamagedError, Loaded
+from .store import DamagedError
+from .timing import Timing, confirmed, interleaved, normalised
 
 log = logging.getLogger(__name__)
-
-#: Candidate and source are timed in turns, so that both see the same weather; many short rounds rather than few long
-#: ones, so that a burst of other work spoils a few of them and not the median. (Two equal models of 1.4 ms on two busy
-#: cores, 4 s: ± 1 % with rounds of one inference, ± 4 % with rounds of six.)
-ROUND_SECONDS = 0.001
-MAX_RUNS_PER_ROUND = 20
-#: The node rests after so much work.
-WORK_SECONDS = 0.02
-#: Time for all rounds, rests included.
-TRIAL_SECONDS = 4.0
-
-
-@dataclass(frozen=True)
-class Timing:
-    """A candidate's latency, and beside the source its slowdown (None for the source itself)."""
-
-    latency: Latency
-    slowdown: Slowdown | None = None
-
-
-def interleaved(candidate: Checker, source: Checker | None, *, seconds: float = TRIAL_SECONDS) -> Timing:
-    """Time the candidate, and the source in turns with it, in alternating order.
-
-    In between the node rests as long as it worked: what it serves meanwhile gets at least half of the CPU.
-    """
-    pair = [candidate] if source is None else [candidate, source]
-    runs = {checker: _runs(checker) for checker in pair}
-    rounds: dict[Checker, list[float]] = {checker: [] for checker in pair}
-    single: list[float] = []
-    began = turn = time.monotonic()
-    while True:
-        for checker in pair if len(rounds[candidate]) % 2 == 0 else reversed(pair):
-            timed = checker.timed(runs[checker])
-            rounds[checker].append(timed.median)
-            if checker is candidate:
-                single.extend(timed.seconds)
-        spent = time.monotonic() - began
-        if enough(rounds[candidate], rounds[pair[-1]], spent=spent, seconds=seconds):
-            break
-        if (worked := time.monotonic() - turn) >= WORK_SECONDS:
-            time.sleep(min(1.0, worked))
-            turn = time.monotonic()
-    latency = Latency(statistics.median(rounds[candidate]), float(np.percentile(single, 99)))
-    return Timing(latency, None if source is None else slowdown(rounds[candidate], rounds[source]))
-
-
-def _runs(checker: Checker) -> int:
-    """How many inferences fill a round; asked twice, as the first ones warm up."""
-    checker.timed(MIN_RUNS)
-    return int(min(MAX_RUNS_PER_ROUND, max(1, ROUND_SECONDS / max(checker.timed(MIN_RUNS).median, 1e-6))))
-
-
-def normalised(timing: Timing, source: float | None) -> Timing:
-    """The candidate's latency as it would be on the day when the source was measured, `source` seconds.
-
-    Dividing two of the reported numbers then gives the ratio that was measured side by side, whatever the clock rate
-    of the CPU did between the measurements.
-    """
-    if timing.slowdown is None or not source or timing.latency.median <= 0:
-        return timing
-    median = source * (1 + timing.slowdown.value)
-    return replace(timing, latency=Latency(median, timing.latency.p99 * median / timing.latency.median))
 
 
 def measure(
@@ -112,33 +46,41 @@ def measure(
     source_median: float | None,
 ) -> TrialResult:
     """Measure one candidate. A candidate that fails has a result too; only damage and cancelling raise."""
-    servers: list[ServerProcess] = []
     listener = bind_listener("127.0.0.1", None)
-    score = timing = peak = None
-    limits: Limits | None = None
+    score: GoldenScore | None = None
+    timing: Timing | None = None
+    peak: int | None = None
     reason, message = reasons.PASSED, ""
+    # Threads of one inference need cores of their own.
+    cores = sorted(os.sched_getaffinity(0)) if (node.options.server_threads or 1) == 1 else []
 
-    def begin(one: ArtifactTarget) -> tuple[Checker, Loaded]:
+    def begin(one: ArtifactTarget, servers: list[ServerProcess]) -> tuple[Checker, Limits, GoldenScore]:
         loaded = node.store.load(one.digest)
-        server = work.launch(node, job, key=desired.key, target=one, loaded=loaded, listener=listener)
-        servers.append(server)
-        timeout = limits_of(loaded.golden_spec, desired.health_check).timeout
-        checker = Checker(server, timeout, job.check_cancelled)
+        servers.append(work.launch(node, job, key=desired.key, target=one, loaded=loaded, listener=listener))
+        limits = limits_of(loaded.golden_spec, desired.health_check)
+        checker = Checker(servers[-1], limits.timeout, job.check_cancelled)
         checker.wait_ready()
-        return checker, loaded
+        return checker, limits, checker.golden(loaded)
+
+    def once() -> Timing:
+        nonlocal score, peak
+        servers: list[ServerProcess] = []
+        try:
+            ours, limits, score = begin(target, servers)
+            if problem := judge_golden(score, limits.golden):
+                raise CheckFailedError(problem, reason=reasons.GOLDEN_MISMATCH)
+            # The source ran the golden cases too: both are timed with the same inputs.
+            theirs = begin(yardstick, servers)[0] if yardstick is not None else None
+            return interleaved(ours, theirs, cores=cores)
+        finally:
+            if servers:
+                peak = max(peak or 0, servers[0].peak_memory() or 0) or None
+            for server in servers:
+                server.kill()
 
     try:
-        ours, loaded = begin(target)
-        limits = limits_of(loaded.golden_spec, desired.health_check)
-        score = ours.golden(loaded)
-        if problem := judge_golden(score, limits.golden):
-            raise CheckFailedError(problem, reason=reasons.GOLDEN_MISMATCH)
-        theirs = None
-        if yardstick is not None:
-            theirs, beside = begin(yardstick)
-            theirs.golden(beside)  # both are then timed with the same inputs
-        timing = normalised(interleaved(ours, theirs), source_median)
-        peak = servers[0].peak_memory()
+        timing = normalised(confirmed(once), source_median)
+        limits = limits_of(node.store.load(target.digest).golden_spec, desired.health_check)
         for problem, why in (
             (judge_latency(timing.latency, limits), reasons.TOO_SLOW),
             (judge_memory(peak, limits), reasons.TOO_MUCH_MEMORY),
@@ -149,10 +91,6 @@ def measure(
         reason = reasons.LOAD_FAILED if error.reason == reasons.INVALID_INPUT else error.reason
         message = error.message
     finally:
-        if servers and peak is None:
-            peak = servers[0].peak_memory()
-        for server in servers:
-            server.kill()
         listener.close()
     return TrialResult(
         digest=target.digest,

@@ -20,7 +20,7 @@ _WORDS = {
     q.PERCENT_PATTERN: 'a percentage from 0% to 100%, such as "5%" or "0.5%"',
     q.POSITIVE_PERCENT_PATTERN: 'a percentage above 0% and up to 100%, such as "25%"',
     q.SLOWDOWN_PATTERN: 'a percentage, such as "10%"',
-    q.DURATION_PATTERN: "a duration, such as 90s, 10m or 1h30m",
+    q.DURATION_PATTERN: "a duration, such as 90s, 0.5ms or 1h30m",
     q.QUANTITY_PATTERN: "a quantity, such as 20Mi, 500k or 1048576",
     q.DECIMAL_PATTERN: 'a decimal number in quotes, such as "4" or "2.5"',
     DNS_NAME_PATTERN: "a name of lower-case letters, digits, '-' and '.', such as file-type",

@@ -46,7 +46,10 @@ class Measurement(StatusModel):
     samples: int | None = Field(
         None, description="How many samples the quality was measured on; fewer than all where these settled it."
     )
-    sparsity: float | None = Field(None, description="Share of exact zeros among the weights, counted in the file.")
+    sparsity: float | None = Field(
+        None,
+        description="Share of exact zeros among all weights, counted after pruning (quantizing rounds more to zero).",
+    )
 
 
 class Refusal(StatusModel):

@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from edgemodel_api import reasons
 from edgemodel_api.errors import EXIT_FAILED, EdgeModelError, InputError
 from edgemodel_api.quantities import parse_duration
 
@@ -248,7 +249,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(args=arguments, standalone_mode=True)
     except EdgeModelError as error:
-        print(f"edgemodel: {error.message}", file=sys.stderr)
+        # The one reason for bad input that another version takes away.
+        why = f"{reasons.NOT_SUPPORTED}: " if error.reason == reasons.NOT_SUPPORTED else ""
+        print(f"edgemodel: {why}{error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has gone; the interpreter must not complain of it once more at its end.

@@ -161,7 +161,7 @@ def _notes(model: EdgeModel, nodes: Sequence[EdgeNode], downloads: Sequence[Down
     if not built and nodes:
         notes.append("not built yet: bytes are at most those of the source; in fact they will be fewer")
     if not all(d.exact for d in downloads):
-        notes.append("one node of each hardware class also fetches the other variants, to try them")
+        notes.append("on top of that, one node of each hardware class fetches the other variants, to try them")
     rollout = model.spec.rollout
     if rollout.approval == "Manual":
         notes.append("approval is Manual: the waves wait for --approve")

@@ -10,8 +10,9 @@ rollout{waves[]{nodes[], admitted, soak, state}, rolledBack, reason}
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
 from edgemodel_api.errors import EXIT_OK
 from edgemodel_api.job import JobResult
-from edgemodel_api.report import CompressionReport
+from edgemodel_api.report import CompressionReport, Refusal
 from edgemodel_cli.ending import End, is_offline
 from edgemodel_operator.domain.waves import wave_members
 
@@ -186,6 +187,42 @@ def variant_rows(
             for platform in c.platforms or ("",)
         ]
     return tuple(rows)
+
+
+def refused_here(report: CompressionReport, platforms: Iterable[str]) -> str | None:
+    """Why not one candidate that is meant for the machine that measured keeps the whole budget there; None: one does.
+
+    The Job's own verdict is that of quality and size, which hold everywhere. Latency, memory and slowdown hold where
+    they were measured: they say nothing of a platform that is not this machine's.
+    """
+    host = report.host
+    if host is None or host.platform not in platforms:
+        return None
+    meant = [
+        c
+        for c in report.candidates
+        if c.digest is not None and (not c.hardware_classes or host.hardware_class in c.hardware_classes)
+    ]
+    if not meant or any(not c.refusals for c in meant):
+        return None
+    near = min(meant, key=lambda c: max(_excess(r) for r in c.refusals))
+    worst = max(near.refusals, key=_excess)
+    return (
+        f"none of {len(meant)} candidates keeps the budget on this machine; the nearest is {near.name}: {worst.message}"
+    )
+
+
+def judged_here(rows: Iterable[VariantRow], report: CompressionReport | None) -> tuple[VariantRow, ...]:
+    """The rows, those of this machine's platform accepted only if they kept every limit on it."""
+    here = report.host.platform if report is not None and report.host is not None else None
+    return tuple(replace(r, accepted=r.accepted and not (r.platform == here and r.reason)) for r in rows)
+
+
+def _excess(refusal: Refusal) -> float:
+    """By how much, as a share of the limit."""
+    if refusal.value is None or refusal.limit is None:
+        return math.inf
+    return (refusal.value - refusal.limit) / refusal.limit if refusal.limit else refusal.value
 
 
 def _drop(job: JobResult, report: CompressionReport | None, name: str, quality: float | None) -> float | None:

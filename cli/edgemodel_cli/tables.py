@@ -12,10 +12,9 @@ from rich.text import Text
 from edgemodel_api.quantities import format_bytes, format_seconds
 from edgemodel_api.report import QualityBasis, QualityKind
 
+from .report.numbers import is_share
 from .results import SOURCE, NodeRow, VariantRow, WaveRow
 
-#: Metrics whose value is a share of the samples, or of a perfect score.
-SHARES = ("Top1", "TopK", "F1", "Agreement")
 NOTHING = "–"
 FILE_WIDTH = 160
 #: More nodes than this fill screens; the rest is counted.
@@ -76,7 +75,7 @@ def format_quality(value: float | None, basis: QualityBasis | None) -> str:
     """A share as a percentage, anything else with four digits."""
     if value is None:
         return NOTHING
-    if basis is not None and basis.metric in SHARES:
+    if basis is not None and is_share(basis):
         return f"{100 * value:.2f} %"
     return f"{value:.4g}"
 

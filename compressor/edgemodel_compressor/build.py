@@ -18,6 +18,7 @@ from .steps.calibrate import Ranges, calibrate
 from .steps.prune import prune
 from .steps.quantize import quantizable, quantize
 from .steps.sensitivity import sensitivity
+from .steps.weights import sparsity_of, weights
 
 CALIBRATION_SAMPLES = 256
 
@@ -31,7 +32,7 @@ class Built:
         digest: its sha256, hex.
         quantized: names of the quantized nodes.
         notes: of the steps, for the report.
-        sparsity: share of exact zeros among the weights, where something was pruned.
+        sparsity: share of exact zeros among all weights once pruned; None: nothing was. (Small numbers round more to zero.)
     """
 
     path: Path
@@ -119,8 +120,11 @@ class Builder:
             model, sparsity, notes = self.prepared, None, list[str]()
             for step in prunes:
                 pruned = prune(model, step)
-                model, sparsity = pruned.model, pruned.sparsity
+                model = pruned.model
                 notes += pruned.notes
+            if prunes:
+                # Of all weights: what a step left alone is part of the file, too.
+                sparsity = sparsity_of(weights(model))
             self._bases[prunes] = _Base(model, sparsity, tuple(notes))
         return self._bases[prunes]
 

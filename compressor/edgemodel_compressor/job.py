@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,8 @@ from .sources import Fetched, fetch_source
 
 SYNTHETIC_SAMPLES = 256
 PROBE_TIMEOUT_SECONDS = 300.0
+#: What the source is called in the work folder, where a message begins with it.
+_OUR_NAME = re.compile(r"^(model )?source(\.folded)?\.onnx(: | (?=is ))")
 UNSUPPORTED_SCHEMES = ("s3:", "pvc:")
 
 
@@ -82,18 +87,32 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
     fetched = {what: _fetch(job, what, remote, work_dir, report) for what, remote in _remotes(job).items()}
     report(Progress(stage="load"))
     source = fetched["source"]
-    model = load_model(source.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=source.folder)
+    with _about(job.source):
+        model = load_model(source.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=source.folder)
     inputs = _with_data(job, model, {what: f.path for what, f in fetched.items()}, work_dir)
     report(Progress(stage="probe", message="first run, in a process of its own"))
-    probe(
-        model.path,
-        model.inputs,
-        work_dir=work_dir,
-        memory_bytes=probe_memory(model.size_bytes),
-        timeout=PROBE_TIMEOUT_SECONDS,
-        feeds=inputs.validation.take(model.fixed_batch or 1, job.seed),
-    )
+    with _about(job.source):
+        probe(
+            model.path,
+            model.inputs,
+            work_dir=work_dir,
+            memory_bytes=probe_memory(model.size_bytes),
+            timeout=PROBE_TIMEOUT_SECONDS,
+            feeds=inputs.validation.take(model.fixed_batch or 1, job.seed),
+        )
     return inputs
+
+
+@contextmanager
+def _about(source: RemoteFile) -> Iterator[None]:
+    """Messages about the model name the user's URI, not the file in the work folder."""
+    try:
+        yield
+    except InputError as error:
+        if error.reason == reasons.DISK_FULL:
+            raise
+        message = _OUR_NAME.sub("", error.message)
+        raise InputError(f"source {source.uri}: {message}", reason=error.reason) from None
 
 
 def probe_memory(size: int) -> int:

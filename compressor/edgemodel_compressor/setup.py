@@ -18,6 +18,7 @@ from .formats.probe import probe
 from .job import PROBE_TIMEOUT_SECONDS, Inputs, bring_inputs, probe_memory
 from .progress import Report
 from .steps.prepare import prepare
+from .steps.selection import check_names
 
 #: More threads than this gain little on models for the edge.
 QUALITY_THREADS = 4
@@ -53,6 +54,9 @@ def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
     """
     inputs = bring_inputs(job, work_dir, report)
     model = inputs.model
+    report(Progress(stage="prepare"))
+    prepared = prepare(model.proto)
+    check_names(job.compression.steps or (), model.proto, prepared)
     threads = min(QUALITY_THREADS, host.cores())
     report(Progress(stage="source", message=f"quality on {inputs.validation.samples} samples"))
     run = runner(serving_session(model.path, threads))
@@ -93,9 +97,8 @@ def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
         work_dir=work_dir,
         probe=probe_candidate,
     )
-    report(Progress(stage="prepare"))
     builder = Builder(
-        prepared=prepare(model.proto),
+        prepared=prepared,
         calibration=inputs.calibration,
         rows=model.fixed_batch or min(evaluator.rows, CALIBRATION_ROWS),
         work_dir=folder,

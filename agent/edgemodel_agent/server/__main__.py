@@ -142,7 +142,7 @@ class Process:
         control = ControlServer(self.given.control, self.service, self)
         control.start()
         await self.http.finished.wait()
-        control.close()
+        await asyncio.to_thread(control.close)
         app.pool.shutdown(wait=False, cancel_futures=True)
         return not self.http.forced
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 #: A connection that says nothing for so long is closed.
 IDLE_SECONDS = 600.0
+LAST_ANSWER_SECONDS = 2.0
 MAX_RUNS = 10_000
 MAX_TAKEN = 10_000
 #: Inputs that are kept for timing.
@@ -75,6 +76,8 @@ class ControlServer:
     def __init__(self, path: Path, service: Service, http: Switches) -> None:
         self._path, self._service, self._http = path, service, http
         self._feeds: list[Arrays] = []
+        self._answering = 0
+        self._count = threading.Condition()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def start(self) -> None:
@@ -93,7 +96,9 @@ class ControlServer:
         threading.Thread(target=self._run, name="control", daemon=True).start()
 
     def close(self) -> None:
-        """Remove the socket."""
+        """Remove the socket, once the answers under way are sent: that to `drain` may hold clients' connections."""
+        with self._count:
+            self._count.wait_for(lambda: self._answering == 0, LAST_ANSWER_SECONDS)
         self._socket.close()
         self._path.unlink(missing_ok=True)
 
@@ -112,6 +117,8 @@ class ControlServer:
             connection.settimeout(IDLE_SECONDS)
             while (found := receive(connection)) is not None:
                 message, arrays = found
+                with self._count:
+                    self._answering += 1
                 try:
                     answer = self._do(message, arrays, connection)
                 except InputError as error:
@@ -123,6 +130,9 @@ class ControlServer:
                     send_fds(connection, answer.fds)
                 finally:
                     close_fds(answer.fds)
+                    with self._count:
+                        self._answering -= 1
+                        self._count.notify_all()
 
     def _do(self, message: dict[str, Any], arrays: Arrays, connection: socket.socket) -> Answer:
         match message.get("do"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemodel_agent import hardware
+from edgemodel_api import reasons
 from edgemodel_api.errors import EXIT_OK, EXIT_REFUSED, InputError, TransientError
 from edgemodel_api.hardware import Platform
 from edgemodel_api.job import JobResult, JobSpec, Outcome
@@ -70,6 +71,7 @@ def compress(options: Options) -> int:
                 raise TransientError(_with_log(result, process))
             if result.outcome is Outcome.INVALID:
                 raise InputError(result.message, reason=result.reason)
+            result = _judged(result, report, platforms)
             files: dict[str, ModelFile] = {}
             if result.outcome is Outcome.SUCCEEDED:
                 reporter.say(f"writing {out}")
@@ -135,6 +137,23 @@ def _wait(process: JobProcess, job: JobSpec, timeout: timedelta, reporter: Repor
             reporter.job_ended()
 
 
+def _judged(result: JobResult, report: CompressionReport | None, platforms: tuple[str, ...]) -> JobResult:
+    """Refused, if nothing keeps latency, memory and slowdown here: unlike a run, no trial on a node follows."""
+    why = None if report is None or result.outcome is not Outcome.SUCCEEDED else results.refused_here(report, platforms)
+    if why is None:
+        return result
+    unstored = (v.replace(digest=None) for v in result.variants)
+    return result.replace(
+        outcome=Outcome.REFUSED,
+        reason=reasons.BUDGET_EXCEEDED,
+        message=why,
+        digest=None,
+        reference=None,
+        report_digest=None,
+        variants=tuple(unstored),
+    )
+
+
 def _report(process: JobProcess) -> CompressionReport | None:
     with contextlib.suppress(OSError, ValueError):
         return CompressionReport.model_validate_json(process.report.read_bytes())
@@ -162,7 +181,8 @@ def _print(
     revision: str,
     files: dict[str, ModelFile],
 ) -> None:
-    rows, out = results.variant_rows(result, report), options.out.absolute()
+    rows = results.judged_here(results.variant_rows(result, report), report)
+    out = options.out.absolute()
     accepted = result.outcome is Outcome.SUCCEEDED
     if options.as_json:
         found: dict[str, Any] = {

@@ -111,7 +111,8 @@ def show(found: Preview, console: Console) -> None:
         each = {(_bytes(d.bytes, exact=d.exact)) for d in largest}
         table.add_row(str(number), names(wave.nodes), ", ".join(sorted(each)) or "–", _time(wave.soak))
     console.print(table)
-    say(f"{len(found.downloads)} nodes fetch {_bytes(found.total, exact=found.exact)} in all")
+    count = len(found.downloads)
+    say(f"{count} {'node fetches' if count == 1 else 'nodes fetch'} {_bytes(found.total, exact=found.exact)} in all")
     say(f"At least {_time(found.soak)} of soaking, and the time that compression, downloads and checks take")
     for note in found.notes:
         say(f"note: {note}")

@@ -76,9 +76,9 @@ def _quality(model: EdgeModel) -> str:
 
 
 def _steps(steps: tuple[Step, ...] | None) -> str:
-    if steps is None:
+    if not steps:  # an empty list asks for nothing, too
         return "searched for within the budget"
-    return " then ".join(_step(s) for s in steps) or "none"
+    return " then ".join(_step(s) for s in steps)
 
 
 def _step(step: Step) -> str:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import logging
+import shutil
 import signal
 import sys
 import time
@@ -173,12 +174,14 @@ class Agents:
             self._kill_servers(name)
 
     def _kill_servers(self, name: str) -> None:
-        """Servers whose agent is gone: each is in a session of its own, so nothing else would end them."""
+        """Servers whose agent is gone: each is in a session of its own, so nothing else would end them. Their sockets go too."""
         root = self.workdir.nodes / name
         try:
             if root.is_dir():
-                for server in find_servers(runtime_dir(root)):
+                sockets = runtime_dir(root)
+                for server in find_servers(sockets):
                     server.kill()
+                shutil.rmtree(sockets, ignore_errors=True)
         except (OSError, EdgeModelError) as error:
             log.warning("servers of %s cannot be looked for: %s", name, error)
 

@@ -63,11 +63,15 @@ def verdict(report: CompressionReport, model: EdgeModel) -> Verdict:
         return Verdict("open", "In progress", ready.message)
     accepted = [c for c in report.candidates if c.accepted and c.name != SOURCE]
     if accepted:
-        return Verdict(
-            "good",
-            "Compressed",
-            f"{counted(len(accepted), 'candidate')} of {len(report.candidates)} within the budget.",
-        )
+        kept = sum(not c.refusals for c in accepted)
+        if kept:
+            said = f"{counted(kept, 'candidate')} of {len(report.candidates)} within the budget."
+        else:
+            said = (
+                f"{counted(len(accepted), 'candidate')} of {len(report.candidates)} within the budget's quality and size,"
+                " none within its latency, memory and slowdown on the machine that compressed: trials on nodes decide."
+            )
+        return Verdict("good" if kept else "open", "Compressed", said)
     if not report.candidates:
         return Verdict("open", "Measured", "Only the source was measured; there were no candidates.")
     return Verdict(

@@ -17,6 +17,8 @@ Run = Callable[[Arrays], Arrays]
 #: Inputs of one batch stay under this, so that memory depends on neither samples nor their size.
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 32
+#: Rows that are tried together and apart: two alone may agree by chance where a model branches on its batch.
+TRIED_ROWS = 8
 
 
 class Batches(Protocol):
@@ -72,8 +74,8 @@ def fixed_rows(session: Any) -> int:
 def batch_rows(run: Run, data: Batches, *, fixed: int | None) -> int:
     """How many rows one run may get: the answers for a batch must be those for its rows alone.
 
-    Many files declare a free batch and yet reshape to one row. So two rows are tried together and apart; where the
-    shapes or numbers differ (or the run fails), rows go one at a time.
+    Many files declare a free batch and yet reshape to one row, or branch or scale by what the whole batch holds. So some
+    rows are tried together and apart; where the shapes or numbers differ (or the run fails), rows go one at a time.
 
     Args:
         run: the source.
@@ -82,22 +84,23 @@ def batch_rows(run: Run, data: Batches, *, fixed: int | None) -> int:
     """
     if fixed is not None:
         return fixed
-    pair = data.take(2, 0)
-    if min(len(a) for a in pair.values()) < 2:
+    feeds = data.take(TRIED_ROWS, 0)
+    count = min(len(a) for a in feeds.values())
+    if count < 2:
         return 1
     try:
-        together = run(pair)
+        together = run(feeds)
     except InputError:
         return 1
-    apart = [run({name: a[i : i + 1] for name, a in pair.items()}) for i in (0, 1)]
-    for name, both in together.items():
+    apart = [run({name: a[i : i + 1] for name, a in feeds.items()}) for i in range(count)]
+    for name, whole in together.items():
         parts = [p[name] for p in apart]
-        if any(p.ndim == 0 or p.shape[0] != 1 for p in parts) or both.ndim == 0 or both.shape[0] != 2:
+        if any(p.ndim == 0 or p.shape[0] != 1 for p in parts) or whole.ndim == 0 or whole.shape[0] != count:
             return 1
         joined = np.concatenate(parts)
-        if joined.shape != both.shape or not _close(joined, both):
+        if joined.shape != whole.shape or not _close(joined, whole):
             return 1
-    row_bytes = sum(a.nbytes for a in pair.values()) // 2
+    row_bytes = sum(a.nbytes for a in feeds.values()) // count
     return int(max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes))))
 
 

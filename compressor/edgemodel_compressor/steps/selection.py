@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from edgemodel_api.edgemodel import Exclude, PruneStep, QuantizeStep, Scope
+from edgemodel_api.edgemodel import Exclude, PruneStep, QuantizeStep, Scope, Step
 from edgemodel_api.errors import InputError
 
 from .graph import graphs
@@ -37,33 +38,43 @@ def weight_allowed(weight: Weight, step: PruneStep | QuantizeStep, nodes: frozen
     return any(allowed(u, step, nodes) for u in weight.uses)
 
 
-def check_names(model: Any, step: PruneStep | QuantizeStep) -> None:
-    """For the source model, before any step: names that it lacks are typing errors.
+def check_names(steps: Iterable[Step], *models: Any) -> None:
+    """Before any step: names that none of the models has are typing errors.
+
+    Args:
+        steps: as declared.
+        models: the source, and the prepared one: reports show its names, and it names the source's unnamed nodes.
 
     Raises:
         InputError: `include` or `exclude` names a node or operator that the model does not have.
     """
-    problems = _unknown(model, step)
+    problems: list[str] = []
+    for index, step in enumerate(steps):
+        for kind, action in (("prune", step.prune), ("quantize", step.quantize)):
+            if action is not None:
+                where = f"compression.steps[{index}].{kind}."
+                problems += [where + text for text in _unknown(models, action)]
     if problems:
-        raise InputError(f"{'; '.join(problems[:3])}: correct the manifest")
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(f"{'; '.join(problems[:3])}{more}: correct the manifest")
 
 
 def unknown_excludes(model: Any, exclude: Exclude) -> tuple[str, ...]:
     """Sentences for a report: what `exclude` names and this model (any more) lacks."""
-    return tuple(_missing(model, "exclude", exclude.ops, exclude.nodes))
+    return tuple(_missing((model,), "exclude", exclude.ops, exclude.nodes))
 
 
-def _unknown(model: Any, step: PruneStep | QuantizeStep) -> list[str]:
-    found = _missing(model, "exclude", step.exclude.ops, step.exclude.nodes)
+def _unknown(models: Sequence[Any], step: PruneStep | QuantizeStep) -> list[str]:
+    found = _missing(models, "exclude", step.exclude.ops, step.exclude.nodes)
     if isinstance(step, QuantizeStep):
-        found += _missing(model, "include", step.include.ops, step.include.nodes)
+        found += _missing(models, "include", step.include.ops, step.include.nodes)
     return found
 
 
-def _missing(model: Any, field: str, ops: tuple[str, ...], nodes: tuple[str, ...]) -> list[str]:
+def _missing(models: Sequence[Any], field: str, ops: tuple[str, ...], nodes: tuple[str, ...]) -> list[str]:
     if not ops and not nodes:
         return []
-    all_nodes = [n for g in graphs(model.graph) for n in g.node]
+    all_nodes = [n for model in models for g in graphs(model.graph) for n in g.node]
     found = []
     for kind, wanted, there in (
         ("ops", ops, {n.op_type for n in all_nodes}),

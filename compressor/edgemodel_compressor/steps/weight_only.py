@@ -3,6 +3,7 @@
 An initializer W becomes `stored → Cast → Mul(scale)`, and the Mul's output is called W again, so readers (in subgraphs
 too) need no change. Every runtime computes nodes of constants once, when it loads the model: inference then runs the
 source's own kernels, at the source's speed, on any CPU. (DequantizeLinear is no choice: onnxruntime never folds it.)
+A float16 weight is scaled in float32 and cast back: a Mul of halves has no kernel on most CPUs, so it is not folded.
 
 - int8, one scale per output channel: s = max |w| / 127, q = round(w / s), so |w − q·s| ≤ s/2.
 - int4 values −8…7, in int8 storage that an entropy coder halves, one scale per block of input channels per output
@@ -52,10 +53,9 @@ class Stored:
 
     def values(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """What the runtime computes at load, in the weight's own type."""
-        floats = self.numbers.astype(dtype)
         if self.scales is None:
-            return floats
-        scales = self.scales
+            return self.numbers.astype(dtype)
+        floats, scales = self.numbers.astype(_computed(dtype)), self.scales.astype(_computed(dtype))
         if self.spread is not None:
             scales = np.take(scales, self.spread[1], axis=self.spread[0])
         return np.asarray(floats * scales, dtype=dtype)
@@ -167,6 +167,11 @@ def _scales(largest: npt.NDArray[np.float64], limit: int, dtype: npt.DTypeLike) 
     return scales
 
 
+def _computed(dtype: npt.DTypeLike) -> npt.DTypeLike:
+    """The type in which scales are multiplied: CPUs have no half kernels, and what has no kernel is not folded."""
+    return np.float32 if np.dtype(dtype) == np.float16 else dtype
+
+
 def _rewrite(weight: Weight, dtype: npt.DTypeLike, stored: Stored, taken: set[str]) -> None:
     graph, name = weight.graph, weight.name
 
@@ -177,7 +182,7 @@ def _rewrite(weight: Weight, dtype: npt.DTypeLike, stored: Stored, taken: set[st
 
     index = next(i for i, t in enumerate(graph.initializer) if t.name == name)
     del graph.initializer[index]
-    to = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    to, inner = (helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in (dtype, _computed(dtype)))
     suffix = "/half" if stored.scales is None else "/quantized"
     numbers = constant(stored.numbers, suffix)
     nodes = []
@@ -186,14 +191,20 @@ def _rewrite(weight: Weight, dtype: npt.DTypeLike, stored: Stored, taken: set[st
     else:
         cast = fresh(f"{name}/float", taken)
         scales = constant(stored.scales, "/scale")
-        nodes.append(helper.make_node("Cast", [numbers], [cast], name=f"{name}/cast", to=to))
+        nodes.append(helper.make_node("Cast", [numbers], [cast], name=f"{name}/cast", to=inner))
         if stored.spread is not None:
             axis, positions = stored.spread
             where = constant(positions, "/block")
             spread = fresh(f"{name}/scales", taken)
             nodes.append(helper.make_node("Gather", [scales, where], [spread], name=f"{name}{SCALE_SUFFIX}", axis=axis))
             scales = spread
-        nodes.append(helper.make_node("Mul", [cast, scales], [name], name=f"{name}/dequantize"))
+        if inner == to:
+            nodes.append(helper.make_node("Mul", [cast, scales], [name], name=f"{name}/dequantize"))
+        else:
+            wide, product = fresh(f"{name}/scale_float", taken), fresh(f"{name}/product", taken)
+            nodes.append(helper.make_node("Cast", [scales], [wide], name=f"{name}/cast_scale", to=inner))
+            nodes.append(helper.make_node("Mul", [cast, wide], [product], name=f"{name}/dequantize"))
+            nodes.append(helper.make_node("Cast", [product], [name], name=f"{name}/cast_back", to=to))
     # In front of all readers; `insert` moves nodes without copying, so graphs inside them stay the same objects.
     for node in reversed(nodes):
         graph.node.insert(0, node)

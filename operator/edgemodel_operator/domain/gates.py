@@ -34,10 +34,10 @@ def next_waves(stand: Stand, pool: Pool, rollout: RolloutStatus) -> tuple[Rollou
             soaked = stand.soaked_at(rollout)
             if soaked is None or stand.now < soaked:
                 return rollout, None
-            if upcoming == len(stand.counts):
-                return rollout.replace(finished_at=stand.now), None
             if not line.settled(stand.quota(rollout)):
                 return rollout, None
+            if upcoming == len(stand.counts):
+                return rollout.replace(finished_at=stand.now), None
         gate = _gate(stand, rollout.revision, upcoming)
         if gate is not None:
             return rollout, gate

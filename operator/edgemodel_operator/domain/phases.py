@@ -137,9 +137,9 @@ def _trialed(tried: Tried) -> Flag | None:
         return Flag(False, Say(reasons.TRIAL_FAILED, shortened("; ".join(v.message for v in refused))))
     if not decided:
         return None
-    return Flag(
-        True, Say(reasons.TRIAL_SUCCEEDED, shortened("; ".join(f"{v.hardware_class}: {v.message}" for v in decided)))
-    )
+    # What the history gives back was measured earlier, and has no message.
+    said = (f"{v.hardware_class}: {v.message or f'{v.name}, as measured earlier on {v.measured_on}'}" for v in decided)
+    return Flag(True, Say(reasons.TRIAL_SUCCEEDED, shortened("; ".join(said))))
 
 
 def _trialing(observed: Observed, tried: Tried, compressed: Flag, trialed: Flag | None) -> Outcome:

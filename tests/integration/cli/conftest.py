@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -138,6 +139,7 @@ class Project:
         for root in (self.workdir / "nodes").glob("*"):
             for server in find_servers(runtime_dir(root)):
                 server.kill()
+            shutil.rmtree(runtime_dir(root), ignore_errors=True)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if any(str(self.folder) in part for part in process.cmdline()) and process.pid != os.getpid():

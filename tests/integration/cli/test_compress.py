@@ -32,7 +32,8 @@ def test_a_folder_with_everything(project):
 
 REFUSALS = {
     "gate": ({"maxSize": "100"}, 1, "maxSize 100"),
-    "bad input": (None, 2, "source.onnx"),
+    "gate that holds for this machine": ({"maxMemory": "1Mi"}, 1, "more than maxMemory 1Mi (1048576 bytes)"),
+    "bad input": (None, 2, "source file:m.onnx: no ONNX model"),
 }
 
 

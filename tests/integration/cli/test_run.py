@@ -107,7 +107,8 @@ def test_bad_models_are_bad_input(project, content):
     ended = project.run("--nodes", "1")
     assert (ended.code, ended.out) == (2, ""), ended
     assert "Traceback" not in ended.err
-    assert "source.onnx" in ended.err
+    assert "source file:m.onnx: " in ended.err
+    assert "source.onnx" not in ended.err
     assert project.left_over() == []
 
 

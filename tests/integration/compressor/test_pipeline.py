@@ -252,3 +252,19 @@ def test_the_source_is_never_changed(lab):
     lab.run(lab.job(compression=steps(PRUNE, STATIC)))
     assert (lab.digits / "model.onnx").read_bytes() == before
     onnx.checker.check_model(onnx.load(lab.digits / "model.onnx"))
+
+
+NAMES = {
+    "node": ({"nodes": ["dens0"]}, r"steps\[1\].quantize.exclude.nodes names 'dens0'.*nearest is 'dense0'"),
+    "operator": ({"ops": ["Gem"]}, r"steps\[1\].quantize.exclude.ops names 'Gem'.*nearest is 'Gemm'"),
+    "what another step has is no excuse": (
+        {"nodes": ["relu0", "h0"]},
+        r"names 'h0', which the model does not have",
+    ),
+}
+
+
+@pytest.mark.parametrize(("exclude", "message"), NAMES.values(), ids=NAMES)
+def test_names_that_the_model_lacks_are_typing_errors(lab, exclude, message):
+    with pytest.raises(InputError, match=message):
+        lab.run(lab.job(compression=steps(PRUNE, {"quantize": {"activations": "None", "exclude": exclude}})))

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -231,6 +232,7 @@ class AgentProcess:
         for server in find_servers(self.runtime):
             with contextlib.suppress(psutil.Error):
                 psutil.Process(server.pid).kill()
+        shutil.rmtree(self.runtime, ignore_errors=True)
 
 
 def infer(client: httpx.Client, endpoint: str) -> float:

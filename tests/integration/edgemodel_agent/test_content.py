@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from edgemodel_api.edgenode import ArtifactTarget
+from edgemodel_api.edgenode import ArtifactTarget, AssignedTrial
 
 
 def test_registry_away_and_back(agent, registry, ask):
@@ -38,6 +38,17 @@ def test_no_disk_rehearsed(agent, registry, ask):
     model = agent.wait_failed(two)
     assert model.reason == "DiskFull"
     assert ask(endpoint) == 1.0
+
+
+def test_no_disk_is_rehearsed_where_a_trial_fetched_the_variant_before(agent, registry):
+    one, two = registry.one("r1", 1.0), registry.one("r2", 2.0)
+    agent.start("--rehearse", '{"fault": "NoDisk", "after": 1}')
+    agent.assign(one)
+    agent.wait_serving(one)
+    agent.assign(one, trials=(AssignedTrial(namespace="default", name="m", revision="r2", candidates=(two,)),))
+    agent.wait("the trial ends", lambda a: (s := a.status()).trials and s.trials[0].done)
+    agent.assign(two)
+    assert agent.wait_failed(two).reason == "DiskFull"
 
 
 def test_reserve_is_kept_before_a_byte_is_written(agent, registry):

@@ -1,8 +1,10 @@
+import re
 from datetime import timedelta
 
 import pytest
 
 from edgemodel_api.edgenode import TargetState
+from edgemodel_api.hardware import Hardware
 from edgemodel_api.job import JobResult, Outcome, SourceSummary, VariantSummary
 from edgemodel_api.report import Candidate, CompressionReport, Measurement, QualityBasis, QualityKind, Refusal
 from edgemodel_cli import ending, results
@@ -201,3 +203,41 @@ def test_wave_states(make_model, rollout, states):
     rows = results.wave_rows(model, [f"n{i}" for i in range(4)])
     assert [r.state for r in rows] == states
     assert [r.admitted for r in rows] == [1, 2, 4]
+
+
+def here(*candidates, platform="linux/amd64", hardware_class="amd64-vnni"):
+    return REPORT.replace(
+        host=Hardware(platform=platform, hardware_class=hardware_class, memory_bytes=1, cores=1),
+        candidates=tuple(
+            Candidate(name=name, digest="sha256:x", accepted=True, hardware_classes=classes, refusals=refusals)
+            for name, classes, refusals in candidates
+        ),
+    )
+
+
+def slow(value):
+    return (Refusal(gate="maxSlowdown", value=value, limit=0.0, message=f"{value:+.0%}, maxSlowdown 0%"),)
+
+
+HERE = {
+    "one keeps it": (here(("a", (), slow(0.2)), ("b", (), ())), None),
+    "none keeps it": (
+        here(("a", (), slow(0.2)), ("b", (), slow(0.1))),
+        r"none of 2 .* this machine.*nearest is b: \+10%",
+    ),
+    "the one that does is for another CPU": (here(("a", (), slow(0.2)), ("b", ("amd64-avx2",), ())), "none of 1"),
+    "all are for another CPU": (here(("b", ("amd64-avx2",), slow(0.2))), None),
+    "this machine is of another platform": (here(("a", (), slow(0.2)), platform="linux/arm64"), None),
+}
+
+
+@pytest.mark.parametrize(("report", "message"), HERE.values(), ids=HERE)
+def test_refused_here(report, message):
+    why = results.refused_here(report, ("linux/amd64",))
+    assert (why is None) if message is None else re.match(message, why)
+
+
+def test_rows_of_this_machine_are_accepted_only_within_all_limits():
+    rows = (results.VariantRow("linux/amd64", "a", accepted=True), results.VariantRow("linux/amd64", "b", accepted=True, reason="slow"),
+            results.VariantRow("linux/arm64", "b", accepted=True, reason="slow"))  # fmt: skip
+    assert [r.accepted for r in results.judged_here(rows, here())] == [True, False, True]

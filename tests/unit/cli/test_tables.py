@@ -47,6 +47,8 @@ def test_sizes_are_compared_on_the_same_platform():
 QUALITIES = {
     "share": (0.8, TOP1, "80.00 %"),
     "agreement": (1.0, AGREEMENT, "100.00 %"),
+    "share of the first three": (0.8, TOP1.replace(metric="Top3"), "80.00 %"),
+    "same answer": (0.8, AGREEMENT.replace(metric="SameArgMax"), "80.00 %"),
     "error": (0.01234567, MSE, "0.01235"),
     "unknown": (None, TOP1, "–"),
     "no basis": (0.5, None, "0.5"),

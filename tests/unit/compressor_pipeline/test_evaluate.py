@@ -176,6 +176,13 @@ def test_rows_go_one_at_a_time_where_a_batch_answers_otherwise():
     assert batch_rows(lambda f: {"y": f["x"]}, data, fixed=7) == 7
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_model_that_branches_on_its_batch_runs_row_by_row(seed):
+    """As an If over the mean of the batch: two rows alone often take the same branch."""
+    data = Rows(np.random.default_rng(seed).normal(size=(64, 4)).astype(np.float32))
+    assert batch_rows(lambda f: {"y": f["x"] * (2 if f["x"].mean() > 0 else 3)}, data, fixed=None) == 1
+
+
 def test_golden_cases_are_small_deterministic_and_readable(tmp_path):
     data = Rows(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
     golden = build_golden(lambda f: {"y": f["x"] * 2}, data, rows=1, dest_dir=tmp_path, seed=0)

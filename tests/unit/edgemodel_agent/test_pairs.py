@@ -41,8 +41,8 @@ def test_a_burst_of_other_work_spoils_no_verdict():
 @pytest.mark.parametrize(
     ("rounds", "spread", "spent", "stop"),
     [(MIN_ROUNDS - 1, 0.0, 99.0, False), (MIN_ROUNDS, 0.0, 99.0, True), (MIN_ROUNDS, 0.0, 0.1, False),
-     (ENOUGH_ROUNDS, 0.0, 0.1, True), (ENOUGH_ROUNDS, 0.5, 0.1, False), (MAX_ROUNDS, 0.5, 0.1, True)],
-    ids=["too few", "time is up", "goes on", "sure", "not sure", "never more"],
+     (ENOUGH_ROUNDS, 0.0, 1.1, True), (ENOUGH_ROUNDS, 0.0, 0.1, False), (ENOUGH_ROUNDS, 0.5, 1.1, False), (MAX_ROUNDS, 0.5, 0.1, True)],
+    ids=["too few", "time is up", "goes on", "sure", "too soon", "not sure", "never more"],
 )  # fmt: skip
 def test_when_to_stop(rounds, spread, spent, stop):
     candidate = [1.0 + spread * (i % 7) for i in range(rounds)]

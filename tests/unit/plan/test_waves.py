@@ -82,6 +82,18 @@ def test_waves_follow_after_their_soak_in_the_order_of_names(make):
     assert [n.assigned.wave for n in world.nodes] == [0, 1, 2, 2]
 
 
+def test_the_last_wave_does_not_end_while_a_server_of_it_is_down(make):
+    world = make.world(make.edge_model().with_waves(("100%", "10s")), nodes=3)
+    world.run(until=lambda w: w.status.rollout is not None and w.status.rollout.wave_complete_at is not None)
+    while world.now <= world.status.rollout.wave_complete_at + timedelta(seconds=10):
+        n1 = world.node("n1")
+        n1.running, n1.checking = None, False  # died, and is being started again
+        world.turn()
+    assert not world.finished()
+    assert "switching: n1" in world.message("Reconciling")
+    assert len(world.run(until=lambda w: w.finished()).serving()) == 3
+
+
 def test_the_next_wave_fetches_ahead_and_the_one_after_does_not(make):
     world = make.world(make.edge_model().with_waves((1, "60s"), (2, "60s"), "100%"), nodes=4)
     world.run(turns=15)

@@ -129,10 +129,9 @@ def ours(bench: Bench, folder: Path) -> Row:
     seconds = time.perf_counter() - begin
     if done.returncode != 0:
         sys.exit(f"{bench.model.name}: edgemodel compress ended with {done.returncode}: {done.stdout}")
-    found = json.loads(done.stdout)
-    path = out / f"{bench.model.name}.onnx"
-    chosen = next((v["name"] for v in found["variants"] if v.get("chosen")), "")
-    return bench.measure("**EdgeModel**", path, seconds, chosen)
+    report = json.loads((out / "report.json").read_text())
+    chosen = next((c["name"] for c in report["candidates"] if c["chosen"]), "")
+    return bench.measure("**EdgeModel**", out / f"{bench.model.name}.onnx", seconds, chosen)
 
 
 def peer(bench: Bench, folder: Path, name: str, python: Path) -> Row | str:
@@ -188,9 +187,11 @@ def line(row: Row, source: Row) -> str:
     speed = "" if row is source else f" ({1 + row.slowdown:.2f}×)"
     seconds = "" if row.seconds is None else f"{row.seconds:.0f} s"
     name = f"{row.technique} `{row.note}`" if row.note else row.technique
+    # As it would have been when the source was timed: the ratio is what was measured, in turns.
+    latency = source.latency if row is source else source.latency * (1 + row.slowdown)
     return (
         f"| {row.model} | {name} | {format_bytes(row.stored)}{smaller} | {format_bytes(row.file)} |"
-        f" {row.quality:.4f}{drop} | {format_seconds(row.latency)}{speed} | {seconds} |"
+        f" {row.quality:.4f}{drop} | {format_seconds(latency)}{speed} | {seconds} |"
     )
 
 

@@ -100,7 +100,7 @@ def _pitch(folder: Path, packages: Path) -> BenchModel:
         model.folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(packages / "basic_pitch/saved_models/icassp_2022/nmp.onnx", model.model)
         name = "serving_default_input_2:0"
-        np.savez(model.folder / "validation.npz", **{name: sounds(60, seed=1)})
+        np.savez(model.folder / "validation.npz", **{name: sounds(40, seed=1)})
         np.savez(model.folder / "calibration.npz", **{name: sounds(16, seed=2)})
     return model
 

@@ -39,12 +39,17 @@ def bind_listener(address: str, port: int | None) -> socket.socket:
         listener.bind((address, port or 0))
     except OSError as error:
         listener.close()
-        raise RefusedError(
-            f"port {port} at {address or 'any address'} cannot be used ({error.strerror}):"
-            " free it, or set another serving.port",
-            reason=reasons.LOAD_FAILED,
-        ) from error
+        raise port_error(address, port, error) from error
     return listener
+
+
+def port_error(address: str, port: int | None, error: OSError) -> RefusedError:
+    """What the system says of a port, and what to change."""
+    return RefusedError(
+        f"port {port} at {address or 'any address'} cannot be used ({error.strerror}):"
+        " free it, or set another serving.port",
+        reason=reasons.PORT_UNAVAILABLE,
+    )
 
 
 def port_of(listener: socket.socket) -> int:

@@ -129,7 +129,7 @@ def trial_status(desired: AssignedTrial, state: TrialState) -> TrialStatus:
     )
 
 
-def worth_writing(old: EdgeNodeStatus | None, new: EdgeNodeStatus) -> bool:
+def worth_writing(old: EdgeNodeStatus | None, new: EdgeNodeStatus, *, heartbeat: timedelta = HEARTBEAT) -> bool:
     """Whether anything changed that somebody waits for, or the heartbeat is due.
 
     Free disk and memory change all the time, download counters many times a second: they travel with the heartbeat.
@@ -137,7 +137,7 @@ def worth_writing(old: EdgeNodeStatus | None, new: EdgeNodeStatus) -> bool:
     if old is None or old.last_report_time is None or new.last_report_time is None:
         return True
     age = new.last_report_time - old.last_report_time
-    if age >= HEARTBEAT or age < timedelta(0):
+    if age >= heartbeat or age < timedelta(0):
         return True
     return _essence(old) != _essence(new)
 

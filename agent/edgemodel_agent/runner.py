@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import socket
@@ -25,7 +26,7 @@ from .files import write_json
 from .files_mode import laid_down, lay_down, tidy
 from .jobs import CancelledError, Job
 from .node import Node
-from .processes import ServerProcess, port_of
+from .processes import ServerProcess, port_error, port_of
 from .state import Deployed, Download, Failure, ModelState
 from .store import DamagedError
 from .supervise import ServingSlot, died
@@ -297,9 +298,7 @@ class ModelRunner:
                 self.node.metrics.checks.labels(*self._labels, reasons.PASSED).inc()
                 return
             except (OSError, EdgeModelError) as trouble:
-                job.result.server.kill()
-                message = f"the server did not begin to answer: {trouble}; {job.result.server.last_words()}"
-                error = CheckFailedError(message, reason=reasons.SERVER_CRASHED, measured=job.result.measured)
+                error = self._not_answering(job.result, listener, trouble)
         self.slot.release(listener)
         if job.cancelled.is_set() or isinstance(error, CancelledError):
             return
@@ -315,6 +314,17 @@ class ModelRunner:
             reason = reasons.LOAD_FAILED
         self.node.metrics.checks.labels(*self._labels, reason).inc()
         self._fail(desired, reason, message, now, measured)
+
+    def _not_answering(self, passed: work.Checked, listener: socket.socket, trouble: Exception) -> CheckFailedError:
+        if isinstance(trouble, OSError) and trouble.errno == errno.EADDRINUSE:
+            # Two sockets may be bound to one port (SO_REUSEADDR), but only one may listen.
+            refused = port_error(self.node.options.bind, port_of(listener), trouble)
+            message, reason = refused.message, refused.reason
+        else:
+            message = f"the server did not begin to answer: {trouble}; {passed.server.last_words()}"
+            reason = reasons.SERVER_CRASHED
+        passed.server.kill()
+        return CheckFailedError(message, reason=reason, measured=passed.measured)
 
     def _switch(self, desired: AssignedModel, passed: work.Checked, listener: socket.socket, now: datetime) -> None:
         """Commit, then let the new server answer, then drain the old one: killed at any point, one of them serves.

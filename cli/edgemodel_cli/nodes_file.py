@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from edgemodel_agent.faults import Rehearsal
+from edgemodel_agent.faults import Fault, Rehearsal
 from edgemodel_api.base import ApiModel, ListMap
 from edgemodel_api.complaints import nearest
-from edgemodel_api.edgemodel import LabelSelector, LabelValue
+from edgemodel_api.edgemodel import EdgeModelSpec, LabelSelector, LabelValue, ServingMode
 from edgemodel_api.errors import InputError
 from edgemodel_api.meta import DNS_NAME_PATTERN, DnsName
 from edgemodel_api.yaml_text import Document, parse
@@ -125,6 +126,39 @@ def choose_nodes(count: int | None, file: Path | None, selector: LabelSelector) 
             raise InputError("--nodes and --nodes-file exclude each other: give one of them")
         return read_nodes(file)
     return numbered_nodes(DEFAULT_NODES if count is None else count, selector)
+
+
+def check_port(nodes: Sequence[LocalNode], spec: EdgeModelSpec) -> None:
+    """A fixed port can be had once for each address of this machine.
+
+    Raises:
+        InputError: two nodes of the pool would need the same one.
+    """
+    if spec.serving.port is None or spec.serving.mode is not ServingMode.SERVER:
+        return
+    holders: dict[str, str] = {}
+    for node in nodes:
+        if not spec.node_pool.selector.matches(node.labels):
+            continue
+        address = node.address if ipaddress.ip_address(node.address).is_loopback else "any"
+        other = next((holders[a] for a in holders if address == a or "any" in (address, a)), None)
+        if other is not None:
+            raise InputError(
+                f"spec.serving.port {spec.serving.port}: {other} and {node.name} are both on this machine, and only one"
+                " can have it: leave port out, give --nodes 1, or an address of its own to each in --nodes-file"
+                " (127.0.0.1, 127.0.0.2, …)"
+            )
+        holders[address] = node.name
+
+
+def without_effect(nodes: Sequence[LocalNode], spec: EdgeModelSpec) -> tuple[str, ...]:
+    """What nodes shall rehearse and nothing in the manifest would notice, a sentence for each."""
+    limits = (spec.health_check.max_latency_p99, spec.compression.budget.max_latency)
+    return tuple(
+        f"{n.name} rehearses Slow, but nothing will notice: set healthCheck.maxLatencyP99 or budget.maxLatency"
+        for n in nodes
+        if n.rehearse is not None and n.rehearse.fault is Fault.SLOW and limits == (None, None)
+    )
 
 
 def _message(error: ValidationError, document: Document, file: str) -> str:

@@ -135,7 +135,8 @@ def wave_rows(model: EdgeModel, names: Sequence[str]) -> tuple[WaveRow, ...]:
     admitted = 0
     for index, members in enumerate(wave_members(model.spec.rollout, names)):
         admitted += len(members)
-        if rollout is None or rollout.revision != model.status.revision or index > rollout.wave:
+        begun = rollout is not None and (index < rollout.wave or bool(rollout.wave_started_at or rollout.finished_at))
+        if rollout is None or not begun or rollout.revision != model.status.revision or index > rollout.wave:
             state = "Waiting"
         elif index < rollout.wave or (rollout.finished_at is not None and not rollout.rolled_back):
             state = "Done"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgemodel_api.quantities import format_bytes, format_seconds
-from edgemodel_api.report import QualityBasis, QualityKind
+from edgemodel_api.report import CompressionReport, QualityBasis, QualityKind
 
 from .report.numbers import is_share
 from .results import SOURCE, NodeRow, VariantRow, WaveRow
@@ -60,6 +60,11 @@ def variants_table(rows: Sequence[VariantRow], basis: QualityBasis | None) -> Re
         )
     why = dict.fromkeys(f"{row.name}: {row.reason}" for row in rows if row.reason)
     return Group(table, *(Text(line, style="dim") for line in why), *([Text("")] if why else []))
+
+
+def warnings_lines(report: CompressionReport | None) -> RenderableType:
+    """What limits the numbers above, a line each: it belongs beside them, not in a file only."""
+    return Group(*(Text(f"warning: {line}", style="yellow") for line in (report.warnings if report else ())))
 
 
 def quality_title(basis: QualityBasis | None) -> str:

@@ -59,6 +59,7 @@ class _Base:
     model: Any
     sparsity: float | None
     notes: tuple[str, ...] = ()
+    pruned: bool = False
     ranges: Ranges | None = None
 
 
@@ -106,6 +107,8 @@ class Builder:
         if recipe.quantizes and not quantized:
             reason = f": {notes[0]}" if notes else ""
             raise InputError(f"no node of this model can be quantized as {recipe.encoding}{reason}")
+        if not recipe.quantizes and not base.pruned:
+            raise InputError("nothing to prune: the model has no float weights, or exclude names them all")
         return Applied(model, tuple(quantized), tuple(dict.fromkeys(notes)), base.sparsity)
 
     def nodes(self, action: Quantize) -> int:
@@ -117,15 +120,16 @@ class Builder:
             # Models may be large: the unpruned one and the last pruned one are enough.
             for key in [k for k in self._bases if k]:
                 del self._bases[key]
-            model, sparsity, notes = self.prepared, None, list[str]()
+            model, sparsity, notes, tensors = self.prepared, None, list[str](), 0
             for step in prunes:
                 pruned = prune(model, step)
                 model = pruned.model
+                tensors += len(pruned.tensors)
                 notes += pruned.notes
             if prunes:
                 # Of all weights: what a step left alone is part of the file, too.
                 sparsity = sparsity_of(weights(model))
-            self._bases[prunes] = _Base(model, sparsity, tuple(notes))
+            self._bases[prunes] = _Base(model, sparsity, tuple(notes), pruned=tensors > 0)
         return self._bases[prunes]
 
     def _ranges(self, recipe: Recipe, base: _Base) -> Ranges:

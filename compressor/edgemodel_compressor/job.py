@@ -150,7 +150,8 @@ def _with_data(job: JobSpec, model: SourceModel, paths: dict[str, Path], work_di
     made = None
     if calibration is None and validation is None:
         made = synthetic(model.inputs, samples=SYNTHETIC_SAMPLES * (model.fixed_batch or 1), seed=job.seed)
-    notes = [d.note for d in (calibration, validation, made) if d is not None and d.note]
+    # What is made up has its warning below.
+    notes = [d.note for d in (calibration, validation) if d is not None and d.note]
     return Inputs(
         model=model,
         calibration=_first(calibration, validation, made),

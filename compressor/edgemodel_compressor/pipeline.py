@@ -26,7 +26,7 @@ from . import choose, gates, host, stored, summary
 from .bench import Outcome, serving_session
 from .build import Built
 from .candidates import Recipe, recipes_for
-from .evaluate.quality import sample_warning
+from .evaluate.quality import label_warning, sample_warning
 from .evaluate.runner import runner
 from .job import check_supported
 from .layers import layers
@@ -78,7 +78,8 @@ class _Run:
     def __init__(self, job: JobSpec, work_dir: Path, progress: Callable[[Progress], None]) -> None:
         self.job, self.work_dir, self.progress = job, work_dir, progress
         self.plan = set_up(job, work_dir, progress)
-        self.warnings = list(self.plan.inputs.warnings)
+        doubt = label_warning(self.plan.evaluator)
+        self.warnings = [*self.plan.inputs.warnings, *([doubt] if doubt else [])]
         self._outcomes: dict[str, Outcome] = {}
 
     @property

@@ -20,7 +20,7 @@ from edgemodel_cli.embedded.job_process import JobProcess
 from edgemodel_cli.embedded.objects import ObjectStore
 from edgemodel_cli.embedded.workdir import workdir_for
 from edgemodel_cli.manifest_file import read_manifest
-from edgemodel_cli.nodes_file import LocalNode, choose_nodes
+from edgemodel_cli.nodes_file import LocalNode, check_port, choose_nodes
 from edgemodel_cli.preview import Preview, preview
 from edgemodel_cli.tables import names, output_console
 from edgemodel_operator.domain.plan import wanted_revision
@@ -34,6 +34,7 @@ def plan(file: Path, count: int | None, nodes_file: Path | None, workdir: Path |
     """
     manifest = read_manifest(file)
     local = choose_nodes(count, nodes_file, manifest.model.spec.node_pool.selector)
+    check_port(local, manifest.model.spec)
     where = workdir_for(manifest.model, manifest.base_dir, workdir)
     store = ObjectStore(where.objects)
     meta = manifest.model.metadata

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from edgemodel_api import reasons
 from edgemodel_api.errors import EXIT_OK, InputError, RefusedError, TransientError
 from edgemodel_cli import results, tables
 from edgemodel_cli.embedded.lock import workdir_lock
@@ -23,10 +24,13 @@ from edgemodel_cli.embedded.signals import exit_code, on_signals
 from edgemodel_cli.embedded.workdir import Workdir, disk_error, workdir_for
 from edgemodel_cli.ending import End
 from edgemodel_cli.manifest_file import read_manifest
-from edgemodel_cli.nodes_file import LocalNode, choose_nodes
+from edgemodel_cli.nodes_file import LocalNode, check_port, choose_nodes, without_effect
 from edgemodel_cli.progress import reporting
 
 log = logging.getLogger(__name__)
+
+#: Reasons that a further run with the same files only repeats.
+_VERDICTS = (reasons.ROLLED_BACK, reasons.TRIAL_FAILED, reasons.BUDGET_EXCEEDED)
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,14 @@ def run(options: Options) -> int:
     """
     manifest = read_manifest(options.file)
     nodes = choose_nodes(options.nodes, options.nodes_file, manifest.model.spec.node_pool.selector)
+    check_port(nodes, manifest.model.spec)
     workdir = workdir_for(manifest.model, manifest.base_dir, options.workdir)
     workdir.make()
     try:
         with workdir_lock(workdir.root, f"run -f {options.file}"), reporting() as reporter:
             reporter.say(f"{manifest.model.key} on {counted(nodes)}, in {workdir.root}")
+            for warning in without_effect(nodes, manifest.model.spec):
+                reporter.say(warning, warning=True)
             embedded = Run(workdir, manifest, nodes, reporter, approve=options.approve, retry=options.retry)
             return _run(embedded, options)
     except BrokenPipeError:  # of our output, not of a disk
@@ -159,11 +166,17 @@ def _print(embedded: Run, end: End, outcome: Shown, options: Options) -> None:
         console = tables.output_console()
         if outcome.variants:
             console.print(tables.variants_table(outcome.variants, report.quality if report else None))
+            console.print(tables.warnings_lines(report))
         console.print(tables.nodes_table(outcome.nodes))
         console.print(tables.waves_table(outcome.waves))
         _conclude(console, embedded.workdir, end, outcome)
     if end.code != EXIT_OK:
         print(f"edgemodel: {end.text}", file=sys.stderr)
+    if end.reason in _VERDICTS:
+        print(
+            "edgemodel: that stands until the manifest or its files change; --retry tries the same again",
+            file=sys.stderr,
+        )
 
 
 def _conclude(console: Console, workdir: Workdir, end: End, outcome: Shown) -> None:

@@ -77,7 +77,7 @@ class Agents:
             child = Child.find(self.record(name))
             if child is not None and child.record.options != tuple(self._options(node)):
                 log.info("the agent of %s is replaced: its options or its code changed", name)
-                self._replace(child)
+                self._replace(child, node)
                 child = None
             now = datetime.now(UTC)
             # An agent that is at work already has reported lately; a new one's first report must be its own.
@@ -90,8 +90,11 @@ class Agents:
         """Nodes for which an agent was noted, whether it still runs or not."""
         return sorted(p.stem for p in self.workdir.agents.glob("*.json"))
 
-    @staticmethod
-    def _replace(child: Child) -> None:
+    def _replace(self, child: Child, node: LocalNode) -> None:
+        if str(self.workdir.nodes / node.name) not in child.record.options:
+            # The workdir was moved: nobody would find the servers again that belong to the old root.
+            child.signal(signal.SIGTERM)
+            child.wait(STOP_SECONDS)
         # On SIGTERM an agent drains its servers. After SIGKILL, for which it is made (DESIGN.md, invariant 2), they go
         # on serving, and the next agent of the same root adopts them.
         child.kill()

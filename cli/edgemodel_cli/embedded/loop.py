@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgemodel_status import ANNOTATION_APPROVED, ANNOTATION_RETRY, RolloutStatus
-from edgemodel_api.edgenode import EdgeNode
+from edgemodel_api.edgenode import EdgeNode, TargetState
 from edgemodel_api.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_REFUSED
 from edgemodel_api.job import Outcome
 from edgemodel_api.meta import get_condition
+from edgemodel_api.quantities import format_seconds
 from edgemodel_cli import ending, results
 from edgemodel_cli.ending import End
 from edgemodel_cli.manifest_file import ManifestFile
@@ -29,6 +30,7 @@ from edgemodel_operator.domain.plan import Plan, plan, wanted_revision
 from .agents import Agents
 from .history import TimelineWriter
 from .jobs import Jobs
+from .moved import follow
 from .objects import ObjectStore, Stamp, check_single
 from .workdir import Workdir
 
@@ -91,6 +93,8 @@ class Run:
         """
         wanted = self.manifest.model
         check_single(self.store.models(), wanted, self.workdir.root)
+        if follow(self.workdir):
+            log.info("the workdir was moved: its registry is now %s", self.workdir.registry)
         model = self.store.apply_model(wanted, self.clock())
         self.rollout_before = model.status.rollout
         names = [n.name for n in self.nodes]
@@ -135,7 +139,8 @@ class Run:
             if time.monotonic() >= deadline:
                 if end is not None:
                     return end
-                return End(EXIT_REFUSED, "TimedOut", f"not rolled out within --timeout; {ending.waiting_for(model)}")
+                within = f"not rolled out within --timeout {format_seconds(timeout.total_seconds())}"
+                return End(EXIT_REFUSED, "TimedOut", f"{within}; {ending.waiting_for(model)}")
             if not changed:
                 self._sleep(plan_.wake_at, deadline)
 
@@ -148,12 +153,21 @@ class Run:
             return End(EXIT_REFUSED, found.reason, f"{found.message}; run again with --approve to let all waves begin")
         if found.reason in (reasons.NO_NODES, reasons.NO_PLATFORM):
             return End(EXIT_BAD_INPUT, found.reason, f"{found.message}; change it, or give other nodes by --nodes-file")
+        if found.reason == reasons.WAITING_FOR_NODES and self._all_rest_with_failures():
+            return End(EXIT_REFUSED, found.reason, found.message)
         job = self.jobs.result(self.revision)
         if found.reason == reasons.WAITING_FOR_RETRY and job is not None and job.outcome is Outcome.FAILED:
             where = self.jobs.folder(self.revision).log
             said = job.message if str(where) in job.message else f"{job.message} (log: {where})"
             return End(EXIT_FAILED, job.reason, f"{said}; run again to try again")
         return None
+
+    def _all_rest_with_failures(self) -> bool:
+        """Whether nothing goes on by itself: the waves are over, each node serves or has failed, and one has."""
+        rollout, pool = self.model().status.rollout, self.pool()
+        over = rollout is not None and rollout.finished_at is not None
+        failed = any(m.state is TargetState.FAILED for n in pool for m in n.status.models)
+        return over and failed and ending.settled(pool, self.clock())
 
     def _wait_for_agents(self, deadline: float) -> None:
         """What a node said before this command began must not be planned with: its agent may be gone."""

@@ -20,7 +20,7 @@ from edgemodel_api.report import QualityBasis, QualityKind
 
 from .f1 import f1_drop, f1_interval
 from .intervals import Floats, Interval, Z, mean_interval, paired_difference
-from .metrics import Array, Judge, agreement_judge, check_labels, label_judge
+from .metrics import Array, Judge, agreement_judge, check_labels, class_labels, label_judge
 from .runner import Arrays, Batches, Run, batch_rows
 
 Mask = npt.NDArray[np.bool_]
@@ -79,7 +79,8 @@ class Evaluator:
             seed: of the bootstrap.
 
         Raises:
-            InputError: no data, an unknown output, labels that do not fit, or a source that answers NaN.
+            InputError: no data, an unknown output, labels that do not fit, a source that answers NaN, or one whose
+                quality is 0.
         """
         if data.samples < 1:
             raise InputError("the validation data holds no samples: give at least one, better 1000")
@@ -93,6 +94,8 @@ class Evaluator:
         self._labels = data.labels
         self.judge = self._choose(probe[self._output], validation)
         self._margins: Floats | None = None
+        #: A first answer, for its type and its number of classes.
+        self.example = probe[self._output]
         self._source = self._source_rows(source)
         #: What the numbers mean.
         self.basis = QualityBasis(
@@ -103,11 +106,17 @@ class Evaluator:
         )
         #: The yardstick.
         self.source_quality = self._quality(self._source, np.ones(len(self._source), dtype=bool))
+        self._check_yardstick()
 
     @property
     def samples(self) -> int:
         """How many samples are judged."""
         return len(self._source)
+
+    @property
+    def labels(self) -> Array | None:
+        """Of the samples that are judged."""
+        return None if self._labels is None else np.asarray(self._labels)[: self.samples]
 
     def evaluate(self, model: Run, *, one_by_one: bool = False) -> Quality:
         """Quality of a candidate on all samples.
@@ -197,6 +206,7 @@ class Evaluator:
         with self._spool.open("wb") as spool:
             for feeds in self._batches(self._rows):
                 output = source(feeds)[self._output]
+                self._check_rows(output, len(next(iter(feeds.values()))))
                 if _has_nan(output):
                     raise InputError(
                         f"the source model answers NaN for samples {offset} to {offset + len(output) - 1}: no quality"
@@ -219,6 +229,30 @@ class Evaluator:
                 f"the model takes {self._fixed} samples at a time and the validation data has {self._data.samples}: give more"
             )
         return np.concatenate(kept)
+
+    def _check_yardstick(self) -> None:
+        """A drop is relative to the source's quality: of 0 nothing can be lost (or, as an error, everything is)."""
+        if abs(self.source_quality.value) > QUALITY_FLOOR:
+            return
+        found = f"the source's {self.judge.name} is 0 on {self.samples} samples"
+        if self.judge.higher_is_better:
+            raise InputError(
+                f"{found}, so no drop of quality could be seen: data.validation.labels do not belong to output"
+                f" {self._output!r} (another order or offset of the classes? other samples?): correct them, or name the"
+                " output in data.validation.output"
+            )
+        raise InputError(
+            f"{found}, so the labels are its own answers and no drop can be relative to it: leave"
+            " data.validation.labels out to measure the agreement with the source"
+        )
+
+    def _check_rows(self, output: Array, rows: int) -> None:
+        if output.ndim == 0 or len(output) != rows:
+            raise InputError(
+                f"output {self._output!r} has shape {list(output.shape)} for {rows} samples: quality is judged sample by"
+                " sample, so its first axis must be the samples; name another output in data.validation.output, or"
+                " export the model without what joins or multiplies samples"
+            )
 
     def _truths(self, chosen: Mask) -> Iterator[Array]:
         """What the chosen rows are judged by, in arbitrary pieces: the caller cuts them to its own batches."""
@@ -273,6 +307,22 @@ class Evaluator:
             difference.low / scale,
             difference.high / scale,
         )
+
+
+def label_warning(evaluator: Evaluator) -> str | None:
+    """A sentence for the report where the source is right less often than one constant answer, else None."""
+    labels = evaluator.labels
+    if labels is None or evaluator.judge.agreement or evaluator.judge.metric is not Metric.TOP1:
+        return None
+    flat = class_labels(labels, evaluator.example).reshape(-1)
+    _, counts = np.unique(flat, return_counts=True)
+    share, value = float(counts.max()) / len(flat), evaluator.source_quality.value
+    if value >= share:
+        return None
+    return (
+        f"the source's Top1 is {value:.2%}, and always answering the most frequent label would give {share:.2%}: do the"
+        " labels belong to this output (order or offset of the classes, other samples)? A drop from so little says little"
+    )
 
 
 def sample_warning(evaluator: Evaluator, quality: Quality, budget: float, name: str) -> str | None:

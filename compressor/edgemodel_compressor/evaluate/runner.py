@@ -18,7 +18,7 @@ Run = Callable[[Arrays], Arrays]
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 32
 #: Rows that are tried together and apart: two alone may agree by chance where a model branches on its batch.
-TRIED_ROWS = 8
+TRIED_ROWS = 16
 
 
 class Batches(Protocol):
@@ -84,10 +84,12 @@ def batch_rows(run: Run, data: Batches, *, fixed: int | None) -> int:
     """
     if fixed is not None:
         return fixed
-    feeds = data.take(TRIED_ROWS, 0)
-    count = min(len(a) for a in feeds.values())
-    if count < 2:
+    row_bytes = sum(a.nbytes for a in data.take(1, 0).values())
+    rows = int(min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+    if rows < 2 or data.samples < 2:
         return 1
+    feeds = data.take(min(rows, TRIED_ROWS), 0)
+    count = min(len(a) for a in feeds.values())
     try:
         together = run(feeds)
     except InputError:
@@ -100,8 +102,7 @@ def batch_rows(run: Run, data: Batches, *, fixed: int | None) -> int:
         joined = np.concatenate(parts)
         if joined.shape != whole.shape or not _close(joined, whole):
             return 1
-    row_bytes = sum(a.nbytes for a in feeds.values()) // count
-    return int(max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes))))
+    return rows
 
 
 def _close(a: Array, b: Array) -> bool:

@@ -28,12 +28,16 @@ NODE_TROUBLE = frozenset({reasons.DOWNLOAD_FAILED, reasons.DISK_FULL})
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a trial says of one candidate. Seconds; `complaint` is empty if it keeps the budget."""
+    """What a trial says of one candidate. Seconds; `complaint` is empty if it keeps the budget.
+
+    `unmeasured`: link or disk kept it away from the node.
+    """
 
     candidate: CandidateStatus
     complaint: str
     latency: float | None = None
     slowdown: float | None = None
+    unmeasured: bool = False
 
 
 def candidates_for(
@@ -90,7 +94,7 @@ def _verdict(c: CandidateStatus, result: TrialResult | None, budget: Budget, yar
         if slowdown is None and latency is not None and yardstick:
             slowdown = latency / yardstick - 1
     complaint = _complaint(c, result, budget, latency, slowdown)
-    return Verdict(c, complaint, latency, slowdown)
+    return Verdict(c, complaint, latency, slowdown, not result.passed and result.reason in NODE_TROUBLE)
 
 
 def _complaint(
@@ -133,6 +137,8 @@ def choose(
     fitting = [v for v in verdicts if not v.complaint]
     refused = [f"{v.candidate.name} ({shortened(v.complaint, 200)})" for v in verdicts if v.complaint]
     if not fitting:
+        away = all(v.unmeasured for v in verdicts)
+        remedy = "mend that on the node, and try again" if away else "raise the budget, or add a candidate"
         return VariantStatus(
             hardware_class=hardware_class,
             platform=platform,
@@ -146,7 +152,7 @@ def choose(
                 f"the artifact has no variant for {platform}"
                 if not verdicts
                 else f"none of {len(verdicts)} candidates fits {hardware_class} (measured on {node}): {listed(refused, 8)};"
-                " raise the budget, or add a candidate"
+                f" {remedy}"
             ),
         )
 

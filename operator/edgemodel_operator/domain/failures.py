@@ -23,11 +23,16 @@ NODE_BACKOFF_MAX = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Failure:
-    """One node that counts as failed, and why."""
+    """One node that counts as failed, and why.
+
+    `serves`: the revision serves there as it did before; only another port could not be had. That says nothing against
+    the revision: to take it away would be the only harm done.
+    """
 
     name: str
     reason: str
     message: str = ""
+    serves: bool = False
 
     def __str__(self) -> str:
         why = f"{self.reason}: {shortened(self.message, 160)}" if self.message else self.reason
@@ -45,11 +50,17 @@ def failure_of(m: Member, rollout: RolloutStatus) -> Failure | None:
     if a is None or a.target.revision != rollout.revision:
         return None
     if m.stage is Stage.FAILED and m.answer is not None:
-        return Failure(m.name, m.answer.reason or "Failed", m.answer.message)
+        serves = m.answer.reason == reasons.PORT_UNAVAILABLE and m.running_digest == a.target.digest
+        return Failure(m.name, m.answer.reason or "Failed", m.answer.message, serves)
     if a.retries and m.stage is not Stage.SERVING and m.stage is not Stage.FETCHED:
         said = m.reported
         known = said is not None and said.digest == a.target.digest and said.reason
-        return Failure(m.name, said.reason, said.message) if said and known else Failure(m.name, reasons.RETRYING)
+        serves = m.running_digest == a.target.digest
+        return (
+            Failure(m.name, said.reason, said.message, serves)
+            if said and known
+            else Failure(m.name, reasons.RETRYING, serves=serves)
+        )
     if m.is_active and not m.online and on_probation(m, rollout):
         return Failure(m.name, reasons.NODE_OFFLINE, "offline since it was told to switch")
     return None

@@ -78,6 +78,7 @@ def _current(status: EdgeModelStatus, stand: Stand) -> RolloutStatus:
 
 def _too_many(stand: Stand, pool: Pool, rollout: RolloutStatus, failures: tuple[Failure, ...]) -> str:
     """Why the revision has to go; empty: it may stay."""
+    failures = tuple(f for f in failures if not f.serves)
     failed = f"{len(failures)} of {counted(len(pool), 'node')} failed in wave {rollout.wave + 1}/{rollout.waves}"
     if len(failures) > stand.allowed:
         return f"{failed}, more than the {stand.allowed} that maxFailures {stand.rollout.max_failures} allows"

@@ -268,3 +268,9 @@ NAMES = {
 def test_names_that_the_model_lacks_are_typing_errors(lab, exclude, message):
     with pytest.raises(InputError, match=message):
         lab.run(lab.job(compression=steps(PRUNE, {"quantize": {"activations": "None", "exclude": exclude}})))
+
+
+def test_pruning_nothing_is_bad_input(lab):
+    nothing = {"prune": {"sparsity": "50%", "exclude": {"ops": ["Gemm"]}}}
+    with pytest.raises(InputError, match="nothing to prune"):
+        lab.run(lab.job(compression=steps(nothing)))

@@ -1,9 +1,11 @@
+import json
+
 import pytest
 
 from edgemodel_agent.faults import Fault
-from edgemodel_api.edgemodel import LabelSelector
+from edgemodel_api.edgemodel import EdgeModelSpec, LabelSelector
 from edgemodel_api.errors import InputError
-from edgemodel_cli.nodes_file import choose_nodes, labels_for, load_nodes, numbered_nodes
+from edgemodel_cli.nodes_file import check_port, choose_nodes, labels_for, load_nodes, numbered_nodes, without_effect
 
 FULL = """
 nodes:
@@ -121,3 +123,42 @@ def test_three_nodes_by_default():
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"--nodes-file .*none\.yaml cannot be read: No such file"):
         choose_nodes(None, tmp_path / "none.yaml", LabelSelector())
+
+
+def spec(**fields):
+    return EdgeModelSpec.model_validate({"source": {"uri": "file:m.onnx"}, **fields})
+
+
+FIXED = {"port": 8000}
+PORTS = {
+    "one node": (["127.0.0.1"], FIXED, None),
+    "no fixed port": (["127.0.0.1", "127.0.0.1"], {}, None),
+    "files need no port": (["127.0.0.1", "127.0.0.1"], {**FIXED, "mode": "Files"}, None),
+    "addresses of their own": (["127.0.0.1", "127.0.0.2"], FIXED, None),
+    "the same address": (["127.0.0.1", "127.0.0.2", "127.0.0.2"], FIXED, "n1 and n2 are both on this machine"),
+    "one listens everywhere": (["127.0.0.1", "192.0.2.1"], FIXED, "n0 and n1 are both on this machine"),
+}
+
+
+@pytest.mark.parametrize(("addresses", "serving", "message"), PORTS.values(), ids=PORTS)
+def test_a_fixed_port_can_be_had_once_for_each_address(addresses, serving, message):
+    nodes = load_nodes(
+        json.dumps({"nodes": [{"name": f"n{i}", "address": a} for i, a in enumerate(addresses)]}), file="n"
+    )
+    if message is None:
+        check_port(nodes, spec(serving=serving))
+        return
+    with pytest.raises(InputError, match=message):
+        check_port(nodes, spec(serving=serving))
+
+
+def test_nodes_outside_of_the_pool_need_no_port():
+    nodes = load_nodes("nodes: [{name: a, labels: {x: y}}, {name: b}]", file="n")
+    check_port(nodes, spec(serving=FIXED, nodePool={"selector": {"matchLabels": {"x": "y"}}}))
+
+
+def test_a_rehearsal_that_nothing_would_notice_is_told():
+    nodes = load_nodes("nodes: [{name: a, rehearse: {fault: Slow}}, {name: b, rehearse: {fault: Crash}}]", file="n")
+    (said,) = without_effect(nodes, spec())
+    assert said.startswith("a rehearses Slow, but nothing will notice")
+    assert without_effect(nodes, spec(healthCheck={"maxLatencyP99": "20ms"})) == ()

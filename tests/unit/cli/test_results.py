@@ -185,14 +185,18 @@ def test_settled(make_node, now, nodes, expected):
 
 WAVES = {
     "not begun": ({"revision": "r2", "wave": -1}, ["Waiting", "Waiting", "Waiting"]),
-    "first": ({"revision": "r2", "wave": 0}, ["Active", "Waiting", "Waiting"]),
-    "second": ({"revision": "r2", "wave": 1}, ["Done", "Active", "Waiting"]),
-    "finished": ({"revision": "r2", "wave": 2, "finishedAt": AT}, ["Done", "Done", "Done"]),
+    "first": ({"revision": "r2", "wave": 0, "waveStartedAt": AT}, ["Active", "Waiting", "Waiting"]),
+    "waits for approval of the first": ({"revision": "r2", "wave": 0}, ["Waiting", "Waiting", "Waiting"]),
+    "second": ({"revision": "r2", "wave": 1, "waveStartedAt": AT}, ["Done", "Active", "Waiting"]),
+    "finished": ({"revision": "r2", "wave": 2, "waveStartedAt": AT, "finishedAt": AT}, ["Done", "Done", "Done"]),
     "rolled back": (
-        {"revision": "r2", "wave": 1, "rolledBack": True, "finishedAt": AT},
+        {"revision": "r2", "wave": 1, "waveStartedAt": AT, "rolledBack": True, "finishedAt": AT},
         ["Done", "RolledBack", "Waiting"],
     ),
-    "of another revision": ({"revision": "r1", "wave": 2, "finishedAt": AT}, ["Waiting", "Waiting", "Waiting"]),
+    "of another revision": (
+        {"revision": "r1", "wave": 2, "waveStartedAt": AT, "finishedAt": AT},
+        ["Waiting", "Waiting", "Waiting"],
+    ),
 }
 
 

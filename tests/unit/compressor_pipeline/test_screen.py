@@ -1,13 +1,16 @@
 """The first look at quality: which samples, and what follows from them."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemodel_api.edgemodel import Metric, ValidationData
+from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.metrics import Judge, label_judge
-from edgemodel_compressor.evaluate.quality import Evaluator
+from edgemodel_compressor.evaluate.quality import Evaluator, label_warning
 
 
 class Data:
@@ -82,12 +85,13 @@ def test_a_fixed_batch_is_looked_at_whole(evaluator):
 
 
 def test_metrics_without_margins_take_random_samples(evaluator):
-    judged = evaluator(scores(), scores(), metric="MeanSquaredError")
+    # Labels one off: a source with an error of 0 is no yardstick.
+    judged = evaluator(scores(), scores() - 1, metric="MeanSquaredError")
     chosen = judged.screen(150)
     assert chosen.sum() == 150
     assert (chosen == judged.screen(150)).all()
     quality = judged.quality(judged.judge_rows(shifted(1.0), chosen), chosen)
-    assert quality.value == pytest.approx(1 / 3, rel=1e-5)
+    assert quality.value == pytest.approx((4 + 1 + 1) / 3, rel=1e-5)
 
 
 @settings(deadline=None)
@@ -109,3 +113,50 @@ def test_margins_of_other_outputs():
     assert top1.margins(np.array([1, 2])) is None
     assert label_judge(Metric.TOPK, 3).margins(np.zeros((2, 3))) is None
     assert Judge("Cosine", Metric.COSINE).margins(np.zeros((2, 3))) is None
+
+
+SHAPES = {
+    "a number": lambda x: x.mean(),
+    "samples joined": lambda x: x.reshape(-1),
+    "samples doubled": lambda x: np.concatenate([x, x]),
+}
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros(8, np.int64)], ids=["agreement", "labels"])
+@pytest.mark.parametrize("answer", SHAPES.values(), ids=SHAPES)
+def test_an_output_without_a_row_for_each_sample_is_bad_input(tmp_path, answer, labels):
+    validation = ValidationData(uri="file:x", labels=None if labels is None else "y")
+    with pytest.raises(InputError, match=r"output 'y' has shape .* its first axis must be the samples"):
+        Evaluator(
+            lambda f: {"y": np.asarray(answer(f["x"]))},
+            Data(scores(8), labels),
+            validation=validation,
+            work_dir=tmp_path,
+        )
+
+
+USELESS = {
+    "no label is right": (
+        "Top1",
+        lambda s: (s.argmax(axis=1) + 1) % 3,
+        r"Top1 is 0 on 60 samples.*do not belong to output",
+    ),
+    "labels are the answers": ("MeanSquaredError", lambda s: s.astype(np.float32), r"Error is 0 .*leave .*labels out"),
+    "labels of length 0": ("Cosine", np.zeros_like, r"Cosine is 0 on 60 samples"),
+}
+
+
+@pytest.mark.parametrize(("metric", "labels", "message"), USELESS.values(), ids=USELESS)
+def test_a_source_without_quality_is_no_yardstick(evaluator, metric, labels, message):
+    """Any candidate would keep a budget relative to nothing."""
+    with pytest.raises(InputError, match=message):
+        evaluator(scores(60), labels(scores(60)), metric=metric)
+
+
+def test_a_source_worse_than_a_constant_is_doubted(evaluator):
+    given = scores(60)
+    right = given.argmax(axis=1)
+    assert label_warning(evaluator(given, right)) is None
+    off = np.where(np.arange(60) < 5, right, (right + 1) % 3)
+    assert re.search(r"Top1 is 8.33%.* would give \d\d.\d\d%", label_warning(evaluator(given, off)))
+    assert label_warning(evaluator(given, None)) is None

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from edgemodel_api.edgemodel import Activations, Exclude, Include, Precision, QuantizeStep, Scope
+from edgemodel_api.edgemodel import Activations, Exclude, Include, Precision, PruneStep, QuantizeStep, Scope, Step
 from edgemodel_api.errors import InputError
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_compressor.steps.encodings import BY_NAME, DYNAMIC, STATIC, encodings_for
@@ -58,7 +58,11 @@ def test_every_class_has_what_is_right_on_it():
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        pytest.param(INT8.replace(exclude=Exclude(nodes=("fc3",))), "exclude.nodes names 'fc3'.*'fc2'", id="node"),
+        pytest.param(
+            INT8.replace(exclude=Exclude(nodes=("fc3",))),
+            r"steps\[1\].quantize.exclude.nodes names 'fc3'.*'fc2'",
+            id="node",
+        ),
         pytest.param(INT8.replace(exclude=Exclude(ops=("Gem",))), "exclude.ops names 'Gem'.*'Gemm'", id="operator"),
         pytest.param(
             INT8.replace(scope=Scope.LOCAL, include=Include(nodes=("zzz",))), "include.nodes names 'zzz'", id="include"
@@ -67,8 +71,12 @@ def test_every_class_has_what_is_right_on_it():
 )
 def test_unknown_names_are_typing_errors(m, step, message):
     with pytest.raises(InputError, match=message):
-        check_names(m.mlp(), step)
+        check_names([Step(prune=PruneStep(sparsity="50%")), Step(quantize=step)], m.mlp())
 
 
 def test_known_names_pass(m):
-    check_names(m.mlp(), INT8.replace(exclude=Exclude(nodes=("fc1",), ops=("Softmax",))))
+    step = Step(quantize=INT8.replace(exclude=Exclude(nodes=("fc1",), ops=("Softmax",))))
+    check_names([step], m.mlp())
+    with pytest.raises(InputError, match="'Softmax'"):
+        check_names([step], m.matmul())
+    check_names([step], m.matmul(), m.mlp())

@@ -202,32 +202,45 @@ def test_other_floats_keep_their_type(m, op, dtype):
     assert m.error(got.astype(np.float64), m.run(made, x).astype(np.float64)) < 0.01
 
 
+def _loaded(model, folder):
+    """How many nodes of each operator run once the runtime has folded constants."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "loaded.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = Counter()
+
+    def count(graph):
+        for node in graph.node:
+            found[node.op_type] += 1
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    count(attribute.g)
+
+    count(onnx.load(folder / "loaded.onnx").graph)
+    return found
+
+
 @pytest.mark.parametrize(("step", "encoding", "bound"), ALL)
 @pytest.mark.parametrize("name", ["Gemm", "CNN", "LSTM", "in branches", "behind Transpose"])
 def test_the_runtime_folds_it_at_load(m, tmp_path, name, step, encoding, bound):
     """Inference has the float model's nodes, whatever the file holds: so it has its latency too."""
     made, _ = graphs(m)[name]
 
-    def loaded(model, file):
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(tmp_path / file)
-        options.log_severity_level = 4
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        found = Counter()
-
-        def count(graph):
-            for node in graph.node:
-                found[node.op_type] += 1
-                for attribute in node.attribute:
-                    if attribute.HasField("g"):
-                        count(attribute.g)
-
-        count(onnx.load(tmp_path / file).graph)
-        return found
-
     base = prepare(made)
-    assert loaded(quantize(base, step, encoding, ranges=None).model, "small.onnx") == loaded(base, "float.onnx")
+    assert _loaded(quantize(base, step, encoding, ranges=None).model, tmp_path) == _loaded(base, tmp_path)
+
+
+@pytest.mark.parametrize(("step", "encoding"), [(INT8, INT8_WEIGHTS), (INT4, INT4_WEIGHTS)], ids=["int8", "int4"])
+def test_halves_are_folded_too(m, tmp_path, step, encoding):
+    """A Mul of halves has no kernel on a CPU: scaled in halves, the weight would be expanded at each inference."""
+    made = m.matmul(x_type=TensorProto.FLOAT16, y_type=TensorProto.FLOAT16)
+    del made.graph.initializer[:]
+    made.graph.initializer.append(numpy_helper.from_array(m.normal(32, 16, dtype=np.float16), "w"))
+    small = quantize(prepare(made), step, encoding, ranges=None).model
+    assert _loaded(small, tmp_path)["Mul"] == 0
+    assert _loaded(small, tmp_path) == _loaded(prepare(made), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class SimNode:
     """A machine with an agent: fetches, checks, switches, fails, goes silent. One thing a step, as decide.py has it.
 
     `bad`: digests that fail their checks here. `crashing`: digests that pass, then die, and take the old one along.
-    `slow`: steps that a download takes. `no_trial`: reason with which every candidate fails in a trial.
+    `slow`: steps that a download takes. `no_port`: another program has the fixed port. `no_trial`: reason with which every candidate fails in a trial.
     """
 
     name: str
@@ -113,6 +113,7 @@ class SimNode:
     bad: set = dataclasses.field(default_factory=set)
     crashing: set = dataclasses.field(default_factory=set)
     slow: int = 1
+    no_port: bool = False
     no_trial: str = ""
     slowdown: dict = dataclasses.field(default_factory=dict)
     spec: EdgeNodeSpec = dataclasses.field(default_factory=EdgeNodeSpec)
@@ -170,6 +171,9 @@ class SimNode:
         self.checking = False
         if digest in self.bad:
             self._fail(digest, a.attempt, "GoldenMismatch", now)
+            return
+        if self.no_port and a.serving.port is not None:
+            self._fail(digest, a.attempt, "PortUnavailable", now)
             return
         self.previous, self.running, self.serves_with, self.failed = self.running, a.target, a.serving, ()
 

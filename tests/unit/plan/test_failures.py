@@ -28,6 +28,33 @@ def make_bad(make, world, names, kind="bad"):
         getattr(world.node(name), kind).update(digests)
 
 
+@pytest.mark.parametrize("while_it_soaks", [True, False], ids=["while it soaks", "later"])
+def test_a_port_that_cannot_be_had_does_not_take_away_what_serves(make, while_it_soaks):
+    world = make.world(make.edge_model().with_waves(("100%", "1m")), nodes=3)
+    world.run(until=lambda w: w.status.rollout is not None and w.status.rollout.wave_complete_at is not None)
+    if not while_it_soaks:
+        world.run(turns=90, until=lambda w: w.finished())
+    for node in world.nodes:
+        node.no_port = True
+    world.edit(world.builder.with_field("serving", {"port": 8001}))
+    world.run(turns=600)
+    assert not world.rolled_back()
+    assert len(world.serving()) == 3
+    assert not world.is_true(r.READY)
+    assert "n0 (PortUnavailable: 0.5 > 0.1)" in world.message(r.READY)
+    for node in world.nodes:
+        node.no_port = False
+    world.annotate(retry="1")
+    world.run(turns=120, until=lambda w: w.is_true(r.READY))
+
+
+def test_a_port_that_cannot_be_had_counts_where_the_revision_is_new(make):
+    world = make.world(make.edge_model().with_field("serving", {"port": 8001}), nodes=3)
+    for node in world.nodes:
+        node.no_port = True
+    world.run(until=lambda w: w.rolled_back())
+
+
 def test_offline_before_is_no_failure_and_blocks_nobody_and_catches_up(make):
     builder = make.edge_model().with_waves((1, "5s"), ("50%", "5s"), ("100%", "5s"))
     world = make.world(builder, nodes=4)

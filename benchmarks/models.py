@@ -72,7 +72,7 @@ def prepare(folder: Path, packages: Path) -> list[BenchModel]:
 
 def _file_type(folder: Path, _packages: Path) -> BenchModel:
     """magika's network: embedding and dense layers over bytes; labelled with files of known type."""
-    model = BenchModel("file-type", "embedding + MLP", folder / "file-type", "y", "Top1")
+    model = BenchModel("file-type", "embedding + MLP", folder / "file-type", "type", "Top1")
     if not (model.folder / "validation.npz").exists():
         model.folder.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, str(ROOT / "examples/file-type/prepare.py")], check=True, cwd=ROOT)

@@ -12,7 +12,7 @@ import numpy as np
 from edgemodel_api import quantities, reasons
 from edgemodel_api.artifact import Golden
 from edgemodel_api.edgemodel import Budget, HealthCheck
-from edgemodel_api.edgenode import Measured
+from edgemodel_api.edgenode import ArtifactTarget, Measured
 from edgemodel_api.errors import EdgeModelError, RefusedError
 from edgemodel_oci.golden import GoldenScore, compare_outputs, load_golden
 
@@ -48,6 +48,40 @@ class Limits:
     latency_p99: float | None = None
     memory: int | None = None
     timeout: float = 60.0
+    trial: Trial | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the variant's trial on this class of hardware took, and how far above that a node may be.
+
+    `maxSlowdown` is judged in the trial, beside the source; nodes do not fetch the source to do that again. A node of
+    the same class that needs several times as long is another matter: throttled, overloaded, or not what it says.
+    """
+
+    median: float
+    factor: float
+    floor: float
+
+    @property
+    def limit(self) -> float:
+        """Seconds."""
+        return self.median * self.factor + self.floor
+
+
+#: Before a switch: nodes of a class differ in clock rate, and may have other work.
+CHECK_FACTOR, CHECK_FLOOR = 4.0, 0.010
+#: While it serves, requests share the core with the timing.
+RECHECK_FACTOR, RECHECK_FLOOR = 25.0, 0.050
+
+
+def trial_of(target: ArtifactTarget, *, factor: float = CHECK_FACTOR, floor: float = CHECK_FLOOR) -> Trial | None:
+    """The trial's number that came with the target; None: there is none, or it is no number."""
+    try:
+        median = float(target.trial_latency_seconds or "nan")
+    except ValueError:
+        return None
+    return Trial(median, factor, floor) if 0 < median < np.inf else None
 
 
 def limits_of(golden: Golden, health: HealthCheck, budget: Budget | None = None) -> Limits:
@@ -178,6 +212,13 @@ def judge_latency(latency: Latency, limits: Limits) -> str | None:
                 f"the {name} latency is {quantities.format_seconds(value)}, over {field} ="
                 f" {quantities.format_seconds(limit)}: raise it, or use a faster variant"
             )
+    trial = limits.trial
+    if trial is not None and latency.median > trial.limit:
+        return (
+            f"the median latency is {quantities.format_seconds(latency.median)}, {latency.median / trial.median:.1f} times"
+            f" the {quantities.format_seconds(trial.median)} of the trial on this class of hardware (limit"
+            f" {quantities.format_seconds(trial.limit)}): see what else this node does, or whether its CPU is throttled"
+        )
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import time
@@ -11,7 +12,17 @@ from pathlib import Path
 from edgemodel_api.edgemodel import ServingMode
 from edgemodel_api.edgenode import ArtifactTarget, AssignedModel, Measured
 
-from .checks import Checker, Limits, judge_golden, judge_latency, limits_of, run_checks
+from .checks import (
+    RECHECK_FACTOR,
+    RECHECK_FLOOR,
+    Checker,
+    Limits,
+    judge_golden,
+    judge_latency,
+    limits_of,
+    run_checks,
+    trial_of,
+)
 from .faults import Fault, Rehearsal
 from .fetch import Fetched, fetch_variant
 from .files_mode import lay_down
@@ -90,6 +101,9 @@ def check(
         node, job, key=desired.key, target=desired.target, loaded=loaded, listener=listener, rehearsal=rehearsal
     )
     limits = limits_of(loaded.golden_spec, desired.health_check, desired.budget)
+    if desired.target.digest not in node.state.served:
+        # What served here before has passed: a node that is put back must not be held up by a slow day.
+        limits = dataclasses.replace(limits, trial=trial_of(desired.target))
     try:
         measured = run_checks(server, loaded, limits, job.check_cancelled)
     except BaseException:
@@ -127,7 +141,10 @@ def recheck(node: Node, job: Job, server: ServerProcess, desired: AssignedModel)
     The p99 is not judged: it belongs to the requests that share the CPU. A median over any limit is.
     """
     loaded = node.store.load(desired.target.digest)
-    limits: Limits = limits_of(loaded.golden_spec, desired.health_check, desired.budget)
+    limits: Limits = dataclasses.replace(
+        limits_of(loaded.golden_spec, desired.health_check, desired.budget),
+        trial=trial_of(desired.target, factor=RECHECK_FACTOR, floor=RECHECK_FLOOR),
+    )
     checker = Checker(server, limits.timeout, job.check_cancelled)
     problem = judge_golden(checker.golden(loaded), limits.golden)
     if problem is not None:

@@ -35,6 +35,9 @@ class ArtifactTarget(StatusModel):
     variant: str
     size_bytes: int = Field(0, description="Stored bytes, for the fit check.")
     file_bytes: int = Field(0, description="Expanded bytes, for the fit check.")
+    trial_latency_seconds: str | None = Field(
+        None, description="Median latency in the trial of this node's hardware class; absent: not measured there."
+    )
 
 
 class AssignedModel(StatusModel):

@@ -151,16 +151,6 @@ def check_port(nodes: Sequence[LocalNode], spec: EdgeModelSpec) -> None:
         holders[address] = node.name
 
 
-def without_effect(nodes: Sequence[LocalNode], spec: EdgeModelSpec) -> tuple[str, ...]:
-    """What nodes shall rehearse and nothing in the manifest would notice, a sentence for each."""
-    limits = (spec.health_check.max_latency_p99, spec.compression.budget.max_latency)
-    return tuple(
-        f"{n.name} rehearses Slow, but nothing will notice: set healthCheck.maxLatencyP99 or budget.maxLatency"
-        for n in nodes
-        if n.rehearse is not None and n.rehearse.fault is Fault.SLOW and limits == (None, None)
-    )
-
-
 def _message(error: ValidationError, document: Document, file: str) -> str:
     lines: dict[tuple[int, str], str] = {}
     for item in error.errors(include_url=False):

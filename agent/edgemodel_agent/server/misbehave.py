@@ -12,7 +12,8 @@ import numpy as np
 from edgemodel_agent.faults import Fault, FaultStage, Rehearsal
 from edgemodel_agent.runtimes.base import Array, Arrays
 
-#: Slow: each inference takes its own time thrice, and so many seconds more.
+#: Slow: each inference takes so many times its own time, and so many seconds more: beyond every limit of `checks.Trial`.
+SLOW_FACTOR = 30
 SLOW_SECONDS = 0.1
 #: Crash while serving: so many seconds after the switch if no request comes before.
 CRASH_AFTER_SECONDS = 1.0
@@ -44,7 +45,7 @@ class Misbehaviour:
         began = time.monotonic()
         results = run()
         if self.fault is Fault.SLOW:
-            time.sleep(SLOW_SECONDS + 2 * (time.monotonic() - began))
+            time.sleep(SLOW_SECONDS + (SLOW_FACTOR - 1) * (time.monotonic() - began))
         if self.fault is Fault.WRONG_OUTPUT:
             return {name: spoilt(array) for name, array in results.items()}
         return results

@@ -24,7 +24,7 @@ from edgemodel_cli.embedded.signals import exit_code, on_signals
 from edgemodel_cli.embedded.workdir import Workdir, disk_error, workdir_for
 from edgemodel_cli.ending import End
 from edgemodel_cli.manifest_file import read_manifest
-from edgemodel_cli.nodes_file import LocalNode, check_port, choose_nodes, without_effect
+from edgemodel_cli.nodes_file import LocalNode, check_port, choose_nodes
 from edgemodel_cli.progress import reporting
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,6 @@ def run(options: Options) -> int:
     try:
         with workdir_lock(workdir.root, f"run -f {options.file}"), reporting() as reporter:
             reporter.say(f"{manifest.model.key} on {counted(nodes)}, in {workdir.root}")
-            for warning in without_effect(nodes, manifest.model.spec):
-                reporter.say(warning, warning=True)
             embedded = Run(workdir, manifest, nodes, reporter, approve=options.approve, retry=options.retry)
             return _run(embedded, options)
     except BrokenPipeError:  # of our output, not of a disk

@@ -33,6 +33,7 @@ class Goal:
                     variant=v.name,
                     size_bytes=v.size_bytes,
                     file_bytes=v.file_bytes,
+                    trial_latency_seconds=v.latency_median_seconds,
                 )
                 chosen[v.hardware_class] = (v.platform, target)
         return cls(revision, chosen)

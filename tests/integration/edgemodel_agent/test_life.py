@@ -160,6 +160,20 @@ def test_rehearsed_fault_at_the_check(agent, registry, ask, fault):
     assert ask(endpoint) == 1.0
 
 
+@pytest.mark.parametrize("stage", ["Check", "Serving"])
+def test_a_node_far_slower_than_its_class_is_noticed_without_any_limit_in_the_manifest(agent, registry, ask, stage):
+    good, bad = registry.one("r1", 1.0), registry.one("r2", 2.0)
+    agent.start("--rehearse", json.dumps({"fault": "Slow", "at": stage, "after": 1}), "--recheck", "300ms")
+    agent.assign(good.replace(trial_latency_seconds="0.00005"))
+    endpoint = agent.wait_serving(good).running.endpoint
+    agent.assign(bad.replace(trial_latency_seconds="0.00005"))
+    model = agent.wait("back", lambda a: (m := a.model()) and m.state == "Failed" and m.running and m)
+    assert model.reason == "TooSlow"
+    assert "times the 50 µs of the trial on this class of hardware" in model.message
+    assert model.running.digest == good.digest
+    assert ask(endpoint) == 1.0
+
+
 @pytest.mark.parametrize("recheck", ["300ms", "30s"])
 def test_wrong_answers_while_serving_are_noticed_and_rolled_back(agent, registry, ask, recheck):
     good, bad = registry.one("r1", 1.0), registry.one("r2", 2.0)

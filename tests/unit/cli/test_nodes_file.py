@@ -5,7 +5,7 @@ import pytest
 from edgemodel_agent.faults import Fault
 from edgemodel_api.edgemodel import EdgeModelSpec, LabelSelector
 from edgemodel_api.errors import InputError
-from edgemodel_cli.nodes_file import check_port, choose_nodes, labels_for, load_nodes, numbered_nodes, without_effect
+from edgemodel_cli.nodes_file import check_port, choose_nodes, labels_for, load_nodes, numbered_nodes
 
 FULL = """
 nodes:
@@ -155,10 +155,3 @@ def test_a_fixed_port_can_be_had_once_for_each_address(addresses, serving, messa
 def test_nodes_outside_of_the_pool_need_no_port():
     nodes = load_nodes("nodes: [{name: a, labels: {x: y}}, {name: b}]", file="n")
     check_port(nodes, spec(serving=FIXED, nodePool={"selector": {"matchLabels": {"x": "y"}}}))
-
-
-def test_a_rehearsal_that_nothing_would_notice_is_told():
-    nodes = load_nodes("nodes: [{name: a, rehearse: {fault: Slow}}, {name: b, rehearse: {fault: Crash}}]", file="n")
-    (said,) = without_effect(nodes, spec())
-    assert said.startswith("a rehearses Slow, but nothing will notice")
-    assert without_effect(nodes, spec(healthCheck={"maxLatencyP99": "20ms"})) == ()

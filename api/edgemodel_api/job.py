@@ -7,9 +7,10 @@ input, 3 failed for another reason (worth another try). The result file is at mo
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 from .base import StatusModel
-from .edgemodel import Compression, Data, Format, HealthCheck, Source
+from .edgemodel import Compression, Data, EdgeModel, Format, HealthCheck, Source
 from .hardware import HardwareClass
 
 RESULT_LIMIT_BYTES = 4096
@@ -34,6 +35,23 @@ class JobSpec(StatusModel):
     work_dir: str | None = None
     max_source_bytes: int = 2 * 2**30
     seed: int = 0
+
+    @classmethod
+    def of(cls, model: EdgeModel, *, revision: str, platforms: tuple[str, ...], output: str, base_dir: str) -> Self:
+        """The Job that builds this revision of a model."""
+        return cls(
+            namespace=model.metadata.namespace,
+            name=model.metadata.name,
+            revision=revision,
+            source=model.spec.source,
+            data=model.spec.data,
+            compression=model.spec.compression,
+            formats=model.spec.formats,
+            health_check=model.spec.health_check,
+            platforms=platforms,
+            output=output,
+            base_dir=base_dir,
+        )
 
 
 class Outcome(StrEnum):

@@ -56,6 +56,11 @@ WorkdirOption = Annotated[
     Path | None,
     typer.Option("--workdir", help="Where everything is kept; .edgemodel/NAME beside the manifest by default."),
 ]
+OfFile = Annotated[Path | None, typer.Option("-f", "--file", help="Manifest whose default workdir is meant.")]
+OfWorkdir = Annotated[
+    Path | None,
+    typer.Option("--workdir", help="The workdir; the only one below .edgemodel in the current folder by default."),
+]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="json: one object on standard output.")]
 
 
@@ -200,11 +205,8 @@ def plan(
 @app.command()
 def stop(
     *,
-    file: Annotated[Path | None, typer.Option("-f", "--file", help="Manifest whose default workdir is meant.")] = None,
-    workdir: Annotated[
-        Path | None,
-        typer.Option("--workdir", help="The workdir; the only one below .edgemodel in the current folder by default."),
-    ] = None,
+    file: OfFile = None,
+    workdir: OfWorkdir = None,
 ) -> None:
     """Drain and stop everything that `run --keep-serving` left running."""
     from .commands.stop import stop as command
@@ -216,11 +218,8 @@ def stop(
 @app.command()
 def report(
     *,
-    file: Annotated[Path | None, typer.Option("-f", "--file", help="Manifest whose default workdir is meant.")] = None,
-    workdir: Annotated[
-        Path | None,
-        typer.Option("--workdir", help="The workdir; the only one below .edgemodel in the current folder by default."),
-    ] = None,
+    file: OfFile = None,
+    workdir: OfWorkdir = None,
 ) -> None:
     """Write the HTML report of the last run again, and print its path."""
     from .commands.report import report as command

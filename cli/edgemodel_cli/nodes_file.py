@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from edgemodel_agent.faults import Fault, Rehearsal
+from edgemodel_agent.faults import Rehearsal
 from edgemodel_api.base import ApiModel, ListMap
 from edgemodel_api.complaints import nearest
 from edgemodel_api.edgemodel import EdgeModelSpec, LabelSelector, LabelValue, ServingMode

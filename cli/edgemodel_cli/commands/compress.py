@@ -99,16 +99,9 @@ def check_platforms(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _spec(manifest: ManifestFile, revision: str, platforms: tuple[str, ...], layout: Path) -> JobSpec:
-    spec, meta = manifest.model.spec, manifest.model.metadata
-    return JobSpec(
-        namespace=meta.namespace,
-        name=meta.name,
+    return JobSpec.of(
+        manifest.model,
         revision=revision,
-        source=spec.source,
-        data=spec.data,
-        compression=spec.compression,
-        formats=spec.formats,
-        health_check=spec.health_check,
         platforms=platforms,
         output=f"oci-layout://{layout}",
         base_dir=str(manifest.base_dir),

@@ -203,17 +203,7 @@ def _try_again(observed: Observed, status: EdgeModelStatus, job: JobStatus, plat
 
 def job_spec(observed: Observed, revision: str, platforms: tuple[str, ...]) -> JobSpec:
     """The Job's contract for this spec."""
-    model, spec = observed.model, observed.model.spec
-    return JobSpec(
-        namespace=model.metadata.namespace,
-        name=model.metadata.name,
-        revision=revision,
-        source=spec.source,
-        data=spec.data,
-        compression=spec.compression,
-        formats=spec.formats,
-        health_check=spec.health_check,
-        platforms=platforms,
-        output=observed.settings.output,
-        base_dir=observed.settings.base_dir,
+    settings = observed.settings
+    return JobSpec.of(
+        observed.model, revision=revision, platforms=platforms, output=settings.output, base_dir=settings.base_dir
     )

@@ -158,6 +158,16 @@ def test_other_models_of_a_node_are_left_alone(make):
     assert all(len(n.spec.models) == 2 for n in world.nodes)
 
 
+def test_nodes_are_told_what_the_trial_of_their_class_took(make):
+    world = make.world()
+    world.run(until=lambda w: w.finished())
+    took = {v.hardware_class: v.latency_median_seconds for v in world.status.variants}
+    assert all(took.values())
+    for node in world.nodes:
+        (model,) = node.spec.models
+        assert model.target.trial_latency_seconds in took.values()
+
+
 # --- restarts
 
 

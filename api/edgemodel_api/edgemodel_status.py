@@ -37,6 +37,13 @@ class ArtifactRef(StatusModel):
     digest: str
 
 
+class RefusedCandidate(StatusModel):
+    """What a trial said no to."""
+
+    name: str
+    message: str
+
+
 class VariantStatus(StatusModel):
     """The variant chosen for one hardware class, and what was measured there. Numbers as decimal strings."""
 
@@ -52,6 +59,7 @@ class VariantStatus(StatusModel):
     accepted: bool = Field(True, description="False: nothing fits this class (name and digest are empty).")
     reason: str = ""
     message: str = Field("", description="Why this one, or why none, with the numbers.")
+    refused: tuple[RefusedCandidate, ...] = Field((), description="Candidates that the trial refused, and why.")
     tried_on: tuple[str, ...] = Field((), description="Nodes on which nothing could be measured (link, disk).")
 
 

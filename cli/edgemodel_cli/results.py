@@ -17,9 +17,10 @@ from datetime import datetime
 from typing import Any
 
 from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
 from edgemodel_api.errors import EXIT_OK
-from edgemodel_api.job import JobResult
+from edgemodel_api.job import JobResult, VariantSummary
 from edgemodel_api.report import CompressionReport, Refusal
 from edgemodel_cli.ending import End, is_offline
 from edgemodel_operator.domain.waves import wave_members
@@ -149,12 +150,17 @@ def wave_rows(model: EdgeModel, names: Sequence[str]) -> tuple[WaveRow, ...]:
 def variant_rows(
     job: JobResult | None, report: CompressionReport | None, model: EdgeModel | None = None
 ) -> tuple[VariantRow, ...]:
-    """What the Job said of its variants, then the candidates that only the report knows (the Job's message is short)."""
+    """What the Job said of its variants, then the candidates that only the report knows (the Job's message is short).
+
+    With a model, what the trials said counts: a variant that every class refused which tried it is refused.
+    """
     if job is None:
         return ()
+    tried = model.status.variants if model is not None else ()
     chosen: dict[tuple[str, str], list[str]] = {}
-    for v in model.status.variants if model is not None else ():
-        chosen.setdefault((v.platform, v.name), []).append(str(v.hardware_class))
+    for t in tried:
+        chosen.setdefault((t.platform, t.name), []).append(str(t.hardware_class))
+    verdicts = [(v, _refused_in_trials(v, tried) if v.accepted else "") for v in job.variants]
     rows = [
         VariantRow(
             platform=v.platform,
@@ -164,11 +170,11 @@ def variant_rows(
             quality=v.quality,
             drop=_drop(job, report, v.name, v.quality),
             latency=v.latency_median_seconds,
-            accepted=v.accepted,
-            reason=v.reason,
+            accepted=v.accepted and not refused,
+            reason=refused or v.reason,
             chosen_for=tuple(chosen.get((v.platform, v.name), ())),
         )
-        for v in job.variants
+        for v, refused in verdicts
     ]
     known = {r.name for r in rows}
     for c in report.candidates if report is not None else ():
@@ -188,6 +194,22 @@ def variant_rows(
             for platform in c.platforms or ("",)
         ]
     return tuple(rows)
+
+
+def _refused_in_trials(variant: VariantSummary, tried: Sequence[VariantStatus]) -> str:
+    """Why every class that tried this variant refused it; empty: one did not, or none tried it."""
+    classes = [
+        t
+        for t in tried
+        if t.platform == variant.platform
+        and t.measured_on
+        and (variant.name == SOURCE or not variant.hardware_classes or t.hardware_class in variant.hardware_classes)
+    ]
+    said = [
+        next((f"{t.hardware_class} on {t.measured_on}: {r.message}" for r in t.refused if r.name == variant.name), "")
+        for t in classes
+    ]
+    return "; ".join(said) if all(said) else ""
 
 
 def refused_here(report: CompressionReport, platforms: Iterable[str]) -> str | None:

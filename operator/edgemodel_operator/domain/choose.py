@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Budget, Objective
-from edgemodel_api.edgemodel_status import CandidateStatus, VariantStatus
+from edgemodel_api.edgemodel_status import CandidateStatus, RefusedCandidate, VariantStatus
 from edgemodel_api.edgenode import Measured, TrialResult
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.quantities import format_bytes, format_seconds, parse_duration, parse_percent, parse_quantity
@@ -135,7 +135,10 @@ def choose(
     Smallest: fewest stored bytes, then the faster. Fastest: lowest median latency, then the smaller. Then by name.
     """
     fitting = [v for v in verdicts if not v.complaint]
-    refused = [f"{v.candidate.name} ({shortened(v.complaint, 200)})" for v in verdicts if v.complaint]
+    refusals = tuple(
+        RefusedCandidate(name=v.candidate.name, message=shortened(v.complaint, 200)) for v in verdicts if v.complaint
+    )
+    refused = [f"{r.name} ({r.message})" for r in refusals]
     if not fitting:
         away = all(v.unmeasured for v in verdicts)
         remedy = "mend that on the node, and try again" if away else "raise the budget, or add a candidate"
@@ -147,6 +150,7 @@ def choose(
             size_bytes=0,
             measured_on=node,
             accepted=False,
+            refused=refusals,
             reason=reasons.TRIAL_FAILED,
             message=shortened(
                 f"the artifact has no variant for {platform}"
@@ -176,6 +180,7 @@ def choose(
         quality=c.quality,
         latency_median_seconds=None if best.latency is None else _decimal(best.latency),
         measured_on=node,
+        refused=refusals,
         reason=reasons.TRIAL_SUCCEEDED,
         message=shortened(
             f"{c.name} is the {str(objective).lower()} of {len(fitting)} that fit {hardware_class} (measured on {node}):"

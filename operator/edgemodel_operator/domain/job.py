@@ -59,7 +59,7 @@ def compress(observed: Observed, status: EdgeModelStatus, platforms: tuple[str, 
     job = status.job or JobStatus()
     result = view.result if view is not None and view.state is JobState.FINISHED else None
     if view is not None and view.state is JobState.RUNNING:
-        return _running(observed, status, job)
+        return _running(observed, status, job, note=view.note)
     if result is not None and result.outcome is Outcome.SUCCEEDED and _usable(result):
         return _done(_with_artifact(observed, status, result))
     if job.stalled:
@@ -142,10 +142,11 @@ def _refused(status: EdgeModelStatus, job: JobStatus, result: JobResult) -> Comp
 
 
 def _running(
-    observed: Observed, status: EdgeModelStatus, job: JobStatus, *, wake_at: datetime | None = None
+    observed: Observed, status: EdgeModelStatus, job: JobStatus, *, wake_at: datetime | None = None, note: str = ""
 ) -> Compressed:
     job = JobStatus(tries=max(1, job.tries), started_at=job.started_at or observed.now)
-    return Compressed(status.replace(job=job), reasons.COMPRESSING, _compressing(status, job), wake_at=wake_at)
+    message = shortened(_compressing(status, job) + (f"; {note}" if note else ""))
+    return Compressed(status.replace(job=job), reasons.COMPRESSING, message, wake_at=wake_at)
 
 
 def _compressing(status: EdgeModelStatus, job: JobStatus) -> str:

@@ -21,11 +21,15 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class JobView:
-    """The compression Job of one revision, as the adapter sees it. `result` is there when it is finished."""
+    """The compression Job of one revision, as the adapter sees it. `result` is there when it is finished.
+
+    `note`: why one that was started does not work yet (no node has room, no image); empty: it does.
+    """
 
     revision: str
     state: JobState
     result: JobResult | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

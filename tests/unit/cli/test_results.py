@@ -245,3 +245,32 @@ def test_rows_of_this_machine_are_accepted_only_within_all_limits():
     rows = (results.VariantRow("linux/amd64", "a", accepted=True), results.VariantRow("linux/amd64", "b", accepted=True, reason="slow"),
             results.VariantRow("linux/arm64", "b", accepted=True, reason="slow"))  # fmt: skip
     assert [r.accepted for r in results.judged_here(rows, here())] == [True, False, True]
+
+
+def trial(hardware_class, chosen, refused, *, measured_on="n1"):
+    return {
+        "hardwareClass": hardware_class, "platform": "linux/amd64", "name": chosen, "digest": "sha256:a",
+        "sizeBytes": 1, "measuredOn": measured_on, "refused": [{"name": n, "message": m} for n, m in refused.items()],
+    }  # fmt: skip
+
+
+SLOW = {"int8": "+30.0% latency beside the source, maxSlowdown is 0%"}
+TRIALS = {
+    "every class refused it": (
+        [trial("amd64-vnni", "source", SLOW), trial("amd64-avx2", "source", SLOW, measured_on="n2")],
+        False,
+        "amd64-vnni on n1: +30.0% latency beside the source, maxSlowdown is 0%; amd64-avx2 on n2: +30.0% latency",
+    ),
+    "one class took it": ([trial("amd64-vnni", "source", SLOW), trial("amd64-avx2", "int8", {})], True, ""),
+    "no trial yet": ([trial("amd64-vnni", "", SLOW, measured_on="")], True, ""),
+    "another platform": ([{**trial("arm64-base", "source", SLOW), "platform": "linux/arm64"}], True, ""),
+}
+
+
+@pytest.mark.parametrize(("variants", "accepted", "reason"), TRIALS.values(), ids=TRIALS)
+def test_what_every_trial_refused_is_refused(make_model, variants, accepted, reason):
+    model = make_model(status={"variants": variants})
+    row = results.variant_rows(JOB, REPORT, model)[1]
+    assert (row.name, row.accepted) == ("int8", accepted)
+    assert row.reason.startswith(reason)
+    assert bool(row.reason) == bool(reason)

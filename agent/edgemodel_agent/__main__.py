@@ -12,6 +12,7 @@ from pathlib import Path
 from edgemodel_api.errors import EXIT_BAD_INPUT, EdgeModelError, InputError
 from edgemodel_api.quantities import parse_duration, parse_quantity
 
+from .cluster_objects import Access, ClusterObjects
 from .faults import Rehearsal
 from .loop import NAME, Agent
 from .node import Options
@@ -24,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     run = top.add_subparsers(dest="command", required=True).add_parser("run", help="be a node's agent")
     run.add_argument("--node", required=True, help="name of the EdgeNode")
     run.add_argument("--root", required=True, type=Path, help="folder for models and state, one per agent")
-    run.add_argument("--objects", required=True, type=Path, help="folder with the EdgeNode objects")
+    where = run.add_mutually_exclusive_group(required=True)
+    where.add_argument("--objects", type=Path, help="folder with the EdgeNode objects")
+    where.add_argument("--cluster", action="store_true", help="the EdgeNode is in the cluster of this pod")
     run.add_argument("--address", default="127.0.0.1", help="IP that clients use (default: %(default)s)")
     run.add_argument("--bind", help="IP that servers listen at (default: a loopback --address, else all addresses)")
     run.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label of the node; repeatable")
@@ -96,7 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         options = options_of(given)
-        agent = Agent(options, DirectoryObjects(given.objects, given.node), labels_of(given.label))
+        cluster = ClusterObjects(Access.of_pod(), given.node) if given.cluster else None
+        objects = cluster if cluster is not None else DirectoryObjects(given.objects, given.node)
+        agent = Agent(options, objects, labels_of(given.label))
 
         def end(_number: int, _frame: object) -> None:
             agent.stopping = True
@@ -104,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         agent.run(metrics_port=given.metrics_port)
+        if cluster is not None:
+            cluster.close()
     except EdgeModelError as error:
         print(f"edgemodel-agent: {error.message}", file=sys.stderr)
         return error.exit_code

@@ -1,0 +1,1 @@
+"""Kopf handlers: thin. They note what changed and wake whom it concerns."""

@@ -1,0 +1,1 @@
+"""Between the plan and a cluster: the only place with a Kubernetes client."""

@@ -1,0 +1,217 @@
+"""One pass over one EdgeModel: what is known → plan → what it asks for, in the order that the plan's contract names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgenode import EdgeNode
+from edgemodel_api.errors import EdgeModelError
+from edgemodel_operator.domain.actions import NodeAction, StartJob, Unassign, UnassignTrial
+from edgemodel_operator.domain.apply import apply_to_spec
+from edgemodel_operator.domain.observed import Observed, Settings
+from edgemodel_operator.domain.plan import Plan, plan, wanted_revision
+from edgemodel_operator.metrics import OperatorMetrics
+from edgemodel_operator.settings import OperatorSettings
+
+from . import objects
+from .cache import Cache, keys_assigned
+from .client import Body, Cluster, ConflictError, NotFoundError
+from .event_writer import write_events
+from .jobs import Jobs
+
+log = logging.getLogger(__name__)
+
+
+class GoneError(EdgeModelError):
+    """There is nothing to run passes over."""
+
+    reason = "Gone"
+
+
+@dataclass
+class Reconciler:
+    """Runs passes. Threads may share it, as long as no two run a pass over the same EdgeModel."""
+
+    cluster: Cluster
+    cache: Cache
+    settings: OperatorSettings
+    metrics: OperatorMetrics
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def __post_init__(self) -> None:
+        self.jobs = Jobs(self.cluster, self.cache, self.settings.job, self.metrics, self.clock)
+
+    def run(self, key: str) -> datetime | None:
+        """One pass; when to run the next one if nothing changes before.
+
+        Raises:
+            GoneError: the EdgeModel does not exist, and no node speaks of it any more.
+            EdgeModelError: a write failed. Everything up to it is written; the next pass goes on from there.
+        """
+        model = self.cache.models.get(key) or self._look(key)
+        if model is None:
+            self._sweep(key)
+            raise GoneError(f"EdgeModel {key} is gone")
+        planned = plan(self.observe(model))
+        if model.metadata.deletion_timestamp is not None:
+            self._take_away(model, planned)
+            return None
+        self.apply(model, planned)
+        self.metrics.observe_model(key, model.status, planned.status)
+        looks = [self.jobs.look_again(model, planned.status), planned.wake_at]
+        return min((at for at in looks if at is not None), default=None)
+
+    def observe(self, model: EdgeModel) -> Observed:
+        """Everything that the plan may look at. Only the pod of a Job that ended, or does not start, is asked for."""
+        meta = model.metadata
+        nodes = tuple(node for _, node in sorted(self.cache.nodes.all().items()))
+        revision, _ = wanted_revision(model, nodes)
+        settings = Settings(
+            output=self.settings.output_of(meta.namespace, meta.name), offline_after=self.settings.offline_after
+        )
+        return Observed(
+            now=self.clock(), model=model, nodes=nodes, job=self.jobs.view(model, revision), settings=settings
+        )
+
+    def apply(self, model: EdgeModel, planned: Plan) -> None:
+        """Job, status and, once that is written, its events; then the nodes."""
+        for action in planned.actions:
+            if isinstance(action, StartJob):
+                self.jobs.start(model, action.job)
+        written = self._write_status(model, planned)
+        write_events(self.cluster, written, planned.events, self.clock())
+        self._hold(written)
+        self._write_nodes([a for a in planned.actions if not isinstance(a, StartJob)])
+        self.jobs.end_superseded(model, planned.status.revision)
+
+    # --- the EdgeModel
+
+    def _look(self, key: str) -> EdgeModel | None:
+        """Ask the API server: what the cache does not know may be new, and nothing is swept on hearsay."""
+        namespace, _, name = key.partition("/")
+        try:
+            body = self.cluster.get(f"{objects.edge_models(namespace)}/{name}")
+        except NotFoundError:
+            return None
+        return self._seen(body)
+
+    def _seen(self, body: Body) -> EdgeModel:
+        model = objects.parse_model(body)
+        self.cache.models.put(model.key, objects.version_of(body), model)
+        return model
+
+    def _path(self, model: EdgeModel) -> str:
+        return f"{objects.edge_models(model.metadata.namespace)}/{model.metadata.name}"
+
+    def _write_status(self, model: EdgeModel, planned: Plan) -> EdgeModel:
+        """By one patch, and only onto this very object (not onto its successor of the same name)."""
+        # Compared as they are stored: a value that JSON cannot hold exactly must not look new for ever.
+        status = planned.status.to_json()
+        if status == model.status.to_json() and model.status.observed_generation > 0:
+            return model
+        same = {"op": "test", "path": "/metadata/uid", "value": model.metadata.uid}
+        new = {"op": "add", "path": "/status", "value": status}
+        try:
+            return self._seen(self.cluster.patch(f"{self._path(model)}/status", [same, new]))
+        except (ConflictError, NotFoundError):
+            self.cache.models.drop(model.key)
+            raise
+
+    def _hold(self, model: EdgeModel) -> None:
+        """Put our finalizer on it, before any node has something of it."""
+        if objects.FINALIZER not in model.metadata.finalizers:
+            self._write_finalizers(model, (*model.metadata.finalizers, objects.FINALIZER))
+
+    def release(self, model: EdgeModel) -> None:
+        """Take our finalizer off: what is on the nodes is taken away by `_sweep`, if not before."""
+        if objects.FINALIZER in model.metadata.finalizers:
+            kept = tuple(f for f in model.metadata.finalizers if f != objects.FINALIZER)
+            self._write_finalizers(model, kept)
+
+    def _write_finalizers(self, model: EdgeModel, finalizers: tuple[str, ...]) -> None:
+        meta = {"resourceVersion": model.metadata.resource_version, "finalizers": list(finalizers)}
+        try:
+            body = self.cluster.merge(self._path(model), {"metadata": meta})
+            if model.metadata.deletion_timestamp is None or finalizers:
+                self._seen(body)
+            else:
+                # The last one is off, so it is gone: an answer that comes after the watch's must not bring it back.
+                self.cache.models.drop(model.key)
+        except NotFoundError:
+            self.cache.models.drop(model.key)
+        except ConflictError:
+            self.cache.models.drop(model.key)
+            raise
+
+    def _take_away(self, model: EdgeModel, planned: Plan) -> None:
+        """From every node's spec, then let it go: no node has to answer, so nothing can hold a namespace back."""
+        self._write_nodes([a for a in planned.actions if not isinstance(a, StartJob)])
+        self.release(model)
+        self.metrics.forget_model(model.key)
+
+    def _sweep(self, key: str) -> None:
+        """What was deleted while no operator ran is taken from the nodes."""
+        namespace, _, name = key.partition("/")
+        actions: list[NodeAction] = []
+        for node in self.cache.nodes.all().values():
+            if key in keys_assigned(node):
+                actions += [
+                    Unassign(node.metadata.name, namespace, name),
+                    UnassignTrial(node.metadata.name, namespace, name),
+                ]
+        self._write_nodes(actions)
+        self.metrics.forget_model(key)
+        self.jobs.forget_model(key)
+
+    def strays(self) -> set[str]:
+        """Keys in nodes' specs of which no EdgeModel is known, in namespaces that are served."""
+        served = self.settings.namespaces
+        known = self.cache.models.all()
+        found = {key for node in self.cache.nodes.all().values() for key in keys_assigned(node)} - set(known)
+        return {key for key in found if not served or key.partition("/")[0] in served}
+
+    # --- nodes
+
+    def _write_nodes(self, actions: list[NodeAction]) -> None:
+        """Each node by one patch, if nobody wrote it since it was seen; one that fails does not keep back the others.
+
+        Raises:
+            EdgeModelError: the first failure, after all were tried.
+        """
+        failure: EdgeModelError | None = None
+        for name in sorted({a.node for a in actions}):
+            node = self.cache.nodes.get(name)
+            if node is None:
+                continue
+            try:
+                self._write_node(node, [a for a in actions if a.node == name])
+            except EdgeModelError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _write_node(self, node: EdgeNode, actions: list[NodeAction]) -> None:
+        spec = apply_to_spec(node.spec, actions).to_json()
+        if spec == node.spec.to_json():
+            return
+        name = node.metadata.name
+        path = f"{objects.EDGE_NODES}/{name}"
+        body = {
+            "metadata": {"resourceVersion": node.metadata.resource_version, "uid": node.metadata.uid},
+            "spec": {"models": spec.get("models", []), "trials": spec.get("trials", [])},
+        }
+        try:
+            self._saw_node(self.cluster.merge(path, body))
+        except NotFoundError:
+            self.cache.nodes.drop(name)
+        except ConflictError:
+            self.cache.nodes.drop(name)
+            self._saw_node(self.cluster.get(path))
+            raise
+
+    def _saw_node(self, body: Body) -> None:
+        self.cache.nodes.put(body["metadata"]["name"], objects.version_of(body), objects.parse_node(body))

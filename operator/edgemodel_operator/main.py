@@ -1,0 +1,63 @@
+"""`python -m edgemodel_operator.main --output oci://host/repository --job-image IMAGE …`: the operator."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import kopf
+
+from edgemodel_api.errors import EXIT_FAILED, EdgeModelError, InputError
+
+from .handlers import life, watch
+from .handlers.app import App
+from .k8s.client import Cluster, connect
+from .metrics import OperatorMetrics
+from .settings import OperatorSettings, parser, settings_of
+
+log = logging.getLogger(__name__)
+#: Kopf's registry learns of the handlers by their import.
+HANDLERS = (life, watch)
+
+
+def run(settings: OperatorSettings) -> None:
+    """Until SIGTERM or SIGINT.
+
+    Raises:
+        InputError: there is no cluster, or a port is taken.
+    """
+    metrics = OperatorMetrics()
+    cluster = Cluster(connect(pool=settings.workers + 4), timeout=settings.request_timeout)
+    if settings.metrics_port:
+        try:
+            metrics.serve(settings.metrics_port)
+        except OSError as error:
+            raise InputError(f"--metrics-port {settings.metrics_port} cannot be used: {error.strerror}") from None
+    kopf.run(
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None,
+        memo=App(cluster, settings, metrics),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The operator; its exit code."""
+    given = parser().parse_args(arguments)
+    kopf.configure(log_format=kopf.LogFormat.FULL)
+    for chatty in ("kopf", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        run(settings_of(given))
+    except EdgeModelError as error:
+        print(f"edgemodel-operator: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except Exception:  # the rim of the process: Kopf has given up; Kubernetes starts us again
+        log.exception("the operator ended")
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,13 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import settings as s
-from processes import StartError
+from processes import StartError, run
 
 KUBERNETES = "v1.34.4"
+#: Programs that `go install` makes as they are: name → package, version.
+PROGRAMS = {
+    "coredns": ("github.com/coredns/coredns", "v1.14.7"),
+    "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
+}
 NAMES = (
     "etcd", "kubectl", "kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy",
 )  # fmt: skip
@@ -28,6 +34,8 @@ PACKAGES = {
     "nsenter": "util-linux",
     "socat": "socat",
     "qemu-aarch64-static": "qemu-user-static",
+    "mkfs.ext4": "e2fsprogs",
+    "fallocate": "util-linux",
 }
 
 
@@ -87,6 +95,57 @@ def kubernetes() -> Path:
             (folder / name).unlink(missing_ok=True)
             (folder / name).symlink_to("kube")
     return folder
+
+
+def program(name: str) -> Path:
+    """CoreDNS or KWOK from their modules; another name is one that tools/install knows (registry, oras).
+
+    Raises:
+        StartError: the build failed.
+    """
+    if name not in PROGRAMS:
+        tool = [sys.executable, str(s.ROOT / "tools" / "install")]
+        path = Path(run(*tool, "--print-path", name).strip())
+        if not path.exists():
+            print(f"building {name} (a minute or two, once) …", file=sys.stderr)
+            run(*tool, "--require")
+        return path
+    package, version = PROGRAMS[name]
+    path = s.cache_dir() / f"{name}-{version}" / name
+    if not path.exists():
+        print(f"building {name} {version} (a minute or two, once) …", file=sys.stderr)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Away from the checkout, so that no go.mod of somebody's counts; it appears whole or not at all.
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            arguments = ["install", "-trimpath", "-ldflags", "-s -w", f"{package}@{version}"]
+            _go(arguments, cwd=Path(scratch), environment={"GOBIN": scratch, "GOWORK": "off"})
+            (Path(scratch) / name).rename(path)
+    return path
+
+
+def prometheus() -> Path:
+    """Folder of `prometheus` and `promtool`: the system's, or out of Debian's package, which is unpacked, not installed
+    (no service of it ever runs).
+
+    Raises:
+        StartError: there is none.
+    """
+    found = shutil.which("prometheus")
+    if found is not None:
+        return Path(found).parent
+    folder = s.cache_dir() / f"prometheus-{s.DEBIAN_RELEASE}"
+    if not (folder / "usr" / "bin" / "prometheus").exists():
+        if shutil.which("apt-get") is None:
+            raise StartError("the test bed needs Prometheus: put `prometheus` and `promtool` on the PATH")
+        print("fetching Prometheus from Debian …", file=sys.stderr)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            run("apt-get", "-q", "download", "prometheus", cwd=Path(scratch))
+            package = next(Path(scratch).glob("prometheus_*.deb"))
+            run("dpkg-deb", "-x", package, Path(scratch) / "out")
+            shutil.rmtree(folder, ignore_errors=True)
+            (Path(scratch) / "out").rename(folder)
+    return folder / "usr" / "bin"
 
 
 def _go(arguments: list[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None) -> None:

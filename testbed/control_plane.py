@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import settings as s
@@ -31,19 +32,18 @@ def certificates(bed: s.Bed) -> Authority:
 
 def start_control_plane(bed: s.Bed, binaries: Path) -> None:
     """All four, until the API server says that it is ready."""
-    where = {"pids": bed.pids, "logs": bed.logs}
+    daemon = partial(start, pids=bed.pids, logs=bed.logs)
     pki = bed.pki
     etcd = "http://127.0.0.1:23790"
-    start(
+    daemon(
         "etcd",
         [
             binaries / "etcd", "--data-dir", bed.root / "etcd", "--listen-client-urls", etcd,
             "--advertise-client-urls", etcd, "--listen-peer-urls", "http://127.0.0.1:23800", "--unsafe-no-fsync",
             "--log-level", "warn",
         ],
-        **where,
     )  # fmt: skip
-    start(
+    daemon(
         "kube-apiserver",
         [
             binaries / "kube-apiserver", f"--etcd-servers={etcd}", f"--bind-address={s.GATEWAY}",
@@ -59,7 +59,6 @@ def start_control_plane(bed: s.Bed, binaries: Path) -> None:
             f"--service-account-key-file={pki}/sa.pub", f"--service-account-signing-key-file={pki}/sa.key",
             f"--audit-log-path={bed.logs}/audit.log", f"--audit-policy-file={s.HERE}/audit-policy.yaml",
         ],
-        **where,
     )  # fmt: skip
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
     context.load_cert_chain(pki / "apiserver-kubelet.crt", pki / "apiserver-kubelet.key")
@@ -69,7 +68,7 @@ def start_control_plane(bed: s.Bed, binaries: Path) -> None:
             return bool(answer.status == 200)
 
     wait("the API server", ready, log=bed.logs / "kube-apiserver.log")
-    start(
+    daemon(
         "kube-controller-manager",
         [
             binaries / "kube-controller-manager", f"--kubeconfig={bed.root}/kube-controller-manager.kubeconfig",
@@ -77,15 +76,13 @@ def start_control_plane(bed: s.Bed, binaries: Path) -> None:
             f"--root-ca-file={pki}/ca.crt", f"--cluster-cidr={s.ALL_PODS}", "--leader-elect=false",
             "--node-monitor-grace-period=40s", "--bind-address=127.0.0.1",
         ],
-        **where,
     )  # fmt: skip
-    start(
+    daemon(
         "kube-scheduler",
         [
             binaries / "kube-scheduler", f"--kubeconfig={bed.root}/kube-scheduler.kubeconfig", "--leader-elect=false",
             "--bind-address=127.0.0.1",
         ],
-        **where,
     )  # fmt: skip
 
 

@@ -10,10 +10,11 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
+import emulation
 import settings as s
 from build import _go
-from machine import PAUSE
-from processes import run
+from node_config import PAUSE
+from processes import StartError, run
 
 PAUSE_SOURCE = """package main
 
@@ -61,10 +62,16 @@ def pause() -> Path:
 
 
 def base(architecture: str = "amd64") -> str:
-    """A minimal Debian with Python, committed with buildah; its name. For arm64 the second stage runs under emulation."""
+    """A minimal Debian with Python, committed with buildah; its name. For arm64 the second stage runs under emulation.
+
+    Raises:
+        StartError: this machine cannot run that architecture's programs, or debootstrap failed.
+    """
     name = f"{BASE}:{s.DEBIAN_RELEASE}-{architecture}"
     if run("buildah", "images", "-q", name, check=False).strip():
         return name
+    if architecture == "arm64" and not emulation.native() and not emulation.ENTRY.exists():
+        raise StartError("arm64 programs do not run on this machine: start the test bed first (make cluster)")
     print(f"making the base image for {architecture} (about a minute, once) …", file=sys.stderr)
     folder = Path(tempfile.mkdtemp(prefix="em-base-", dir="/var/tmp"))
     try:
@@ -79,6 +86,27 @@ def base(architecture: str = "amd64") -> str:
     finally:
         run("rm", "-rf", folder)
     return name
+
+
+def push_image(image: str, *, name: str = "") -> str:
+    """Push an image of buildah's (or a manifest list) to the test bed's registry; the name that pods use.
+
+    `name`: repository and tag there; default: the image's own without its registry.
+
+    Raises:
+        StartError: buildah does not know the image, or the registry does not answer.
+    """
+    first, _, rest = image.partition("/")
+    own = rest if rest and ("." in first or ":" in first or first == "localhost") else image
+    reference = f"{s.REGISTRY}/{name or own}"
+    command = ("manifest", "push", "--all") if _is_list(image) else ("push",)
+    run("buildah", *command, "-q", "--tls-verify=false", image, f"docker://{reference}")
+    return reference
+
+
+def _is_list(image: str) -> bool:
+    found = run("buildah", "manifest", "inspect", image, check=False).strip()
+    return bool(found) and "manifests" in json.loads(found)
 
 
 def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:

@@ -12,10 +12,11 @@ from processes import StartError, run
 def make_bridge() -> None:
     """The wire between this machine and the nodes."""
     if not Path(f"/sys/class/net/{s.BRIDGE}").exists():
-        run("ip", "link", "add", s.BRIDGE, "type", "bridge")
+        # With an address of its own: else it takes that of its lowest port, and changes it when a node joins, so that
+        # the others lose the API server until they ask again who has its address.
+        run("ip", "link", "add", s.BRIDGE, "address", s.BRIDGE_MAC, "type", "bridge")
         run("ip", "addr", "add", f"{s.GATEWAY}/{s.PREFIX}", "dev", s.BRIDGE)
     run("ip", "link", "set", s.BRIDGE, "up")
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
 def add_node(node: s.NodeSpec) -> None:
@@ -64,6 +65,12 @@ def remove_node(node: s.NodeSpec) -> None:
 
 
 def remove_bridge() -> None:
-    """The last thing to go."""
+    """The last thing to go, and the folder of namespaces, which `ip` mounts upon itself, if nobody else's is in it."""
     with contextlib.suppress(StartError):
         run("ip", "link", "delete", s.BRIDGE)
+    folder = Path("/run/netns")
+    if folder.is_dir() and not any(folder.iterdir()):
+        with contextlib.suppress(StartError):  # is_mount() does not see a folder that is mounted upon itself
+            run("umount", folder)
+        with contextlib.suppress(OSError):
+            folder.rmdir()

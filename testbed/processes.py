@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -17,13 +17,15 @@ class StartError(Exception):
     """Something did not come up; the message has the end of its log."""
 
 
-def run(*command: str | Path, check: bool = True, input_text: str | None = None) -> str:
+def run(*command: str | Path, check: bool = True, input_text: str | None = None, cwd: Path | None = None) -> str:
     """A command to its end; its standard output.
 
     Raises:
         StartError: it failed, with what it said.
     """
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, input=input_text)
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, input=input_text, cwd=cwd
+    )
     if check and done.returncode != 0:
         raise StartError(f"{' '.join(map(str, command))}: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout
@@ -31,21 +33,18 @@ def run(*command: str | Path, check: bool = True, input_text: str | None = None)
 
 def start(
     name: str,
-    command: list[str | Path],
+    command: Sequence[str | Path],
     *,
     pids: Path,
     logs: Path,
-    netns: str | None = None,
     environment: Mapping[str, str] | None = None,
-    executable: Path | None = None,
 ) -> psutil.Process:
-    """Start a daemon, in a network namespace if one is named (by nsenter: `ip netns exec` would hide the cgroups)."""
+    """Start a daemon."""
     logs.mkdir(parents=True, exist_ok=True)
     pids.mkdir(parents=True, exist_ok=True)
-    prefix = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
     with open(logs / f"{name}.log", "ab") as log:
         process = subprocess.Popen(
-            [*prefix, *map(str, command)],
+            list(map(str, command)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -81,7 +80,14 @@ def stop(pids: Path, name: str, *, patience: float = 10.0, kill: bool = False) -
     (pids / name).unlink(missing_ok=True)
 
 
-def wait(what: str, condition: Callable[[], object], *, seconds: float = 60.0, log: Path | None = None) -> None:
+def wait(
+    what: str,
+    condition: Callable[[], object],
+    *,
+    seconds: float = 60.0,
+    interval: float = 0.1,
+    log: Path | None = None,
+) -> None:
     """Until `condition()` is true.
 
     Raises:
@@ -92,8 +98,10 @@ def wait(what: str, condition: Callable[[], object], *, seconds: float = 60.0, l
         with contextlib.suppress(OSError, StartError):
             if condition():
                 return
-        time.sleep(0.1)
-    tail = ""
-    if log is not None and log.exists():
-        tail = "\n" + log.read_text(errors="replace")[-1500:]
-    raise StartError(f"{what}: not within {seconds:.0f} s{tail}")
+        time.sleep(interval)
+    raise StartError(f"{what}: not within {seconds:.0f} s\n{tail(log, 1500) if log else ''}".rstrip())
+
+
+def tail(log: Path, length: int) -> str:
+    """The end of a log."""
+    return log.read_text(errors="replace")[-length:] if log.exists() else ""

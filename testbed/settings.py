@@ -11,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 BRIDGE = "em-br0"
+BRIDGE_MAC = "02:65:6d:00:00:01"
 GATEWAY = "10.177.0.1"
 NODE_NETWORK = "10.177.0.{}"
 PREFIX = 24
@@ -19,8 +20,14 @@ ALL_PODS = "10.178.0.0/16"
 SERVICE_NETWORK = "10.196.0.0/16"
 KUBERNETES_SERVICE = "10.196.0.1"
 API_PORT = 6443
-REGISTRY_PORT = 5000
+DOMAIN = "cluster.local"
+REGISTRY = f"{GATEWAY}:5000"
+PROMETHEUS = f"{GATEWAY}:9090"
+#: Which pods to scrape.
+DISCOVERY = f"{GATEWAY}:9099"
 DEBIAN_RELEASE = "bookworm"
+#: Which pods a node runs: the kubelet itself says `kubernetes.io/arch` by what it was built for.
+ARCH_LABEL = "edgemodel.dev/testbed-arch"
 
 
 def cache_dir() -> Path:
@@ -45,6 +52,8 @@ class NodeSpec:
     name: str
     index: int
     labels: dict[str, str] = field(default_factory=dict)
+    #: Bytes of a disk of its own; 0: a folder on this machine's.
+    disk: int = 0
 
     @property
     def address(self) -> str:

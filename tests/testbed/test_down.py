@@ -1,0 +1,102 @@
+"""`down` leaves the machine as `up` found it. (A cluster that is up when this test begins is gone when it ends.)"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.slow, pytest.mark.timeout(300)]
+
+# Where a kubelet, a containerd or a CNI plugin would leave something.
+FOLDERS = (
+    "/run", "/run/em", "/run/netns", "/run/containerd", "/run/containerd/s", "/var/lib", "/var/lib/kubelet", "/var/lib/cni",
+    "/var/log", "/var/log/pods", "/var/log/containers", "/sys/class/net", "/proc/sys/fs/binfmt_misc", "/etc/cni", "/opt/cni",
+)  # fmt: skip
+COMMANDS = ("ip -4 route", "ip link show type bridge", "losetup -a", "iptables -S", "iptables -t nat -S")
+
+
+def ours() -> set[str]:
+    """Processes of a test bed: by its folders or its network on the command line."""
+    words = ("/edgemodel-testbed/", "/run/em/", "10.177.0.1", "containerd-shim", "/testbed/init.py")
+    found = set()
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(word in line for word in words):
+            found.add(line)
+    return found
+
+
+def snapshot(bed) -> dict[str, object]:
+    """All of this machine that a cluster could have left its mark on; buildah's mounts are somebody else's."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {
+        "processes": ours(),
+        "mounts": sorted(m for m in mounts if not m.startswith("/var/lib/containers")),
+        "cgroups": sorted(str(p) for p in Path("/sys/fs/cgroup").glob("*/em-*")),
+        "sysctls": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        **{name: sorted(p.name for p in Path(name).iterdir()) if Path(name).is_dir() else None for name in FOLDERS},
+        **{command: bed.run(*command.split()) for command in COMMANDS},
+    }
+
+
+def test_down_leaves_nothing_behind(bed, eventually):
+    bed.command("down")
+    before = snapshot(bed)
+    assert before["processes"] == set()
+    assert before["cgroups"] == []
+    assert not bed.state.exists()
+
+    begin = time.monotonic()
+    assert (
+        bed.command("up", "--nodes", "6", "--disk", "1500Mi").splitlines()[-1] == f"KUBECONFIG={bed.state}/kubeconfig"
+    )
+    assert time.monotonic() - begin < 60
+    nodes = {n["metadata"]["name"] for n in bed.get("nodes")["items"]}
+    assert nodes == {"edge-1", "edge-2", "edge-3", "sim-1", "sim-2", "sim-3"}
+
+    # Pods with everything that leaves traces: a container, a volume in memory, a port of the node.
+    image = bed.command("push", bed.command("base").splitlines()[-1]).splitlines()[-1]
+    container = {
+        "name": "main",
+        "image": image,
+        "command": ["python3", "-m", "http.server", "8000"],
+        "ports": [{"containerPort": 8000, "hostPort": 8000}],
+        "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
+    }
+    daemons = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "everywhere"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "everywhere"}},
+            "template": {
+                "metadata": {"labels": {"app": "everywhere"}},
+                "spec": {
+                    "containers": [container],
+                    "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}],
+                },
+            },
+        },
+    }
+    bed.kubectl("apply", "-f", "-", input_text=json.dumps(daemons))
+    bed.kubectl("rollout", "status", "daemonset/everywhere", "--timeout=100s")
+    for address in ("10.177.0.11", "10.177.0.12", "10.177.0.13"):  # a node's port, from outside of the cluster
+        with urllib.request.urlopen(f"http://{address}:8000/", timeout=10) as answer:
+            assert answer.status == 200
+    assert ours()  # or the comparison below would see nothing
+
+    # A full disk is the node's own affair.
+    bed.command("fill", "edge-2")
+    eventually(lambda: bed.condition("edge-2", "DiskPressure"), "True", seconds=60)
+    assert bed.condition("edge-1", "DiskPressure") == "False"
+    bed.command("drain", "edge-2")
+
+    bed.command("down")
+    after = snapshot(bed)
+    assert {k: v for k, v in after.items() if v != before[k]} == {}
+    assert not bed.state.exists()

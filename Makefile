@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit verify format manifests lock tools bench cluster cluster-down clean
+.PHONY: help setup demo digits test test-unit test-cluster verify format manifests lock tools bench cluster cluster-down clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## A virtual environment in .venv with everything that the lock file names
 
@@ -29,11 +29,14 @@ digits: $(STAMP) ## The small example: a classifier of handwritten digits
 	@$(BIN)/python examples/digits/prepare.py
 	@$(BIN)/edgemodel run -f examples/digits/edgemodel.yaml --nodes 3
 
-test: $(STAMP) tools ## All tests
+test: $(STAMP) tools ## All tests that need no cluster
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-unit: $(STAMP) ## The quick ones
 	@$(BIN)/python -m pytest -n 2 tests/unit $(PYTEST_ARGS)
+
+test-cluster: $(STAMP) ## The operator against a real API server: brings the test bed up (root, Go) and leaves it up
+	@KUBECONFIG=$$($(BIN)/python testbed/cluster.py up | sed -n 's/^KUBECONFIG=//p') $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 tools: $(STAMP) ## Programs that the tests talk to (oras, registry), built with Go into a cache outside the checkout
 	@$(BIN)/python tools/install $(if $(EDGEMODEL_REQUIRE_TOOLS),--require)
@@ -62,7 +65,7 @@ bench: $(STAMP) ## Our variants beside the peers' on real models; refreshes the 
 	@$(BIN)/python benchmarks/compress.py --update-readme
 
 cluster: $(STAMP) ## A real Kubernetes cluster on this machine (root, Go); the last line is KUBECONFIG=…
-	@$(BIN)/python testbed/cluster.py up $(if $(NODES),--nodes $(NODES))
+	@$(BIN)/python testbed/cluster.py up $(if $(NODES),--nodes $(NODES)) $(if $(DISK),--disk $(DISK))
 
 cluster-down: $(STAMP) ## Remove it without a trace
 	@$(BIN)/python testbed/cluster.py down

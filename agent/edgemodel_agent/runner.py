@@ -108,11 +108,20 @@ class ModelRunner:
             self.save(self.state.replace(wanted=desired.target.digest, failure=keep, retry=None))
             self.node.collect = True
         self._collect_jobs(now)
+        self._rename(desired)
         self.save(self.slot.watch(self.state, now))
         for action in decide.decide(desired, self.state, self.facts(), now):
             self._do(action, now)
         if desired is not None and not self.removed:
             self.save(self.state.replace(shown=report.shown(desired, self.state, self.facts(), now)[0]))
+
+    def _rename(self, desired: AssignedModel | None) -> None:
+        """The same bytes under another revision: nothing to fetch or to switch, but what runs is called by its new name."""
+        running = self.state.running
+        if desired is None or running is None or desired.swap is not Swap.ACTIVATE:
+            return
+        if running.target.digest == desired.target.digest and running.target != desired.target:
+            self.save(self.state.replace(running=running.replace(target=desired.target)))
 
     def status(self, desired: AssignedModel, now: datetime) -> ModelStatus:
         """For the report."""

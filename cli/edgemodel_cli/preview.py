@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgemodel import EdgeModel, Rollout
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.job import JobResult, Outcome
-from edgemodel_api.quantities import parse_duration
+from edgemodel_api.quantities import parse_duration, parse_percent
 from edgemodel_operator.domain.waves import wave_members
 
 from .results import pool
@@ -128,6 +128,7 @@ def preview(
             here=(here or {}).get(n.metadata.name, ()),
         )
         for n in chosen
+        if any(n.metadata.name in wave.nodes for wave in waves)
     )
     return Preview(revision, built, platforms, waves, downloads, tuple(_notes(model, chosen, downloads, built=built)))
 
@@ -154,6 +155,14 @@ def _download(
     return Download(name, max(sizes, default=source_bytes), exact=False)
 
 
+def short_of_all(rollout: Rollout) -> str:
+    """What is said of waves that do not reach every node; empty: they do."""
+    last = rollout.waves[-1].nodes
+    if isinstance(last, str) and parse_percent(last) >= 1:
+        return ""
+    return f'spec.rollout.waves ends at {last}{"" if isinstance(last, str) else " nodes"}: add {{nodes: "100%"}}'
+
+
 def _notes(model: EdgeModel, nodes: Sequence[EdgeNode], downloads: Sequence[Download], *, built: bool) -> list[str]:
     notes = []
     if not nodes:
@@ -163,6 +172,8 @@ def _notes(model: EdgeModel, nodes: Sequence[EdgeNode], downloads: Sequence[Down
     if not all(d.exact for d in downloads):
         notes.append("on top of that, one node of each hardware class fetches the other variants, to try them")
     rollout = model.spec.rollout
+    if left := len(nodes) - len(downloads):
+        notes.append(f"{left} of {len(nodes)} nodes get nothing: {short_of_all(rollout)}")
     if rollout.approval == "Manual":
         notes.append("approval is Manual: the waves wait for --approve")
     if rollout.windows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgemodel_api.edgemodel import EdgeModel, Format, Step
 from edgemodel_api.quantities import format_bytes
 from edgemodel_cli.manifest_file import ManifestFile, read_manifest, remote_files
+from edgemodel_cli.preview import short_of_all
 
 
 def validate(file: Path, *, as_json: bool) -> int:
@@ -98,6 +99,8 @@ def notes(model: EdgeModel) -> Iterator[str]:
     others = [f for f in spec.formats if f is not Format.ONNX]
     if others:
         yield f"spec.formats: {', '.join(others)} not supported yet: a run will refuse it; leave ONNX"
+    if text := short_of_all(spec.rollout):
+        yield f"other nodes than these get nothing: {text}"
     for field, remote in remote_files(model):
         scheme = remote.uri.partition(":")[0]
         if scheme in ("s3", "pvc"):

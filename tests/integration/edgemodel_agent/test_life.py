@@ -160,6 +160,19 @@ def test_rehearsed_fault_at_the_check(agent, registry, ask, fault):
     assert ask(endpoint) == 1.0
 
 
+def test_the_same_bytes_under_another_revision_are_only_renamed(agent, registry, ask):
+    one = registry.one("r1", 1.0)
+    agent.start()
+    agent.assign(one)
+    endpoint = agent.wait_serving(one).running.endpoint
+    before = agent.servers()
+    agent.assign(one.replace(revision="r2", variant="other-name"))
+    renamed = agent.wait("renamed", lambda a: (m := a.model()) and m.running and m.running.revision == "r2" and m)
+    assert (renamed.state, renamed.running.variant) == ("Serving", "other-name")
+    assert agent.servers() == before, "the same process goes on"
+    assert ask(endpoint) == 1.0
+
+
 @pytest.mark.parametrize("stage", ["Check", "Serving"])
 def test_a_node_far_slower_than_its_class_is_noticed_without_any_limit_in_the_manifest(agent, registry, ask, stage):
     good, bad = registry.one("r1", 1.0), registry.one("r2", 2.0)

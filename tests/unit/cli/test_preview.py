@@ -33,7 +33,7 @@ CHOSEN = {
 def look(make_model, make_node):
     def look(*, status=None, job=None, source=5000, here=None, **spec):
         nodes = [make_node(f"n{i}", pool="a") for i in range(3)]
-        model = make_model(status=status, rollout=WAVES, **spec)
+        model = make_model(status=status, **{"rollout": WAVES, **spec})
         return preview(
             model,
             nodes,
@@ -53,6 +53,14 @@ def test_waves_with_names_and_the_least_time(look):
     assert [w.nodes for w in found.waves] == [("n0",), ("n1", "n2")]
     assert found.soak == timedelta(seconds=90)
     assert found.to_json()["minimumSeconds"] == 90
+
+
+def test_nodes_that_no_wave_reaches_fetch_nothing_and_that_is_said(look):
+    found = look(rollout={"waves": [{"nodes": 1, "soak": "1s"}, {"nodes": "50%"}]})
+    assert [d.node for d in found.downloads] == ["n0", "n1"]
+    assert found.total == 10_000
+    assert '1 of 3 nodes get nothing: spec.rollout.waves ends at 50%: add {nodes: "100%"}' in found.notes
+    assert not any("nothing" in note for note in look().notes)
 
 
 def test_not_built_is_bounded_by_the_source(look):

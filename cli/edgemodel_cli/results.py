@@ -166,7 +166,7 @@ def variant_rows(
             platform=v.platform,
             name=v.name,
             digest=v.digest,
-            size=v.size_bytes,
+            size=v.size_bytes or None,  # a candidate that was never built has none
             quality=v.quality,
             drop=_drop(job, report, v.name, v.quality),
             latency=v.latency_median_seconds,

@@ -35,7 +35,7 @@ class Failure:
     serves: bool = False
 
     def __str__(self) -> str:
-        why = f"{self.reason}: {shortened(self.message, 160)}" if self.message else self.reason
+        why = f"{self.reason}: {shortened(self.message, 320)}" if self.message else self.reason
         return f"{self.name} ({why})"
 
 

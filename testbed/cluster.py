@@ -67,6 +67,8 @@ def up(bed: s.Bed, count: int, *, real: int = REAL_NODES, disk: int = 0) -> None
     begin = time.monotonic()
     if count < 1 or real < 1:
         raise StartError("a cluster has at least one node, a real one")
+    if min(count, real) > s.MOST_REAL_NODES:
+        raise StartError(f"a bed has at most {s.MOST_REAL_NODES} real nodes; --nodes adds simulated ones")
     nodes = node_specs(min(count, real), disk)
     binaries = _build(simulated_nodes=count > len(nodes))
     pause = images.pause()

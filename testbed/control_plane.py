@@ -34,12 +34,12 @@ def start_control_plane(bed: s.Bed, binaries: Path) -> None:
     """All four, until the API server says that it is ready."""
     daemon = partial(start, pids=bed.pids, logs=bed.logs)
     pki = bed.pki
-    etcd = "http://127.0.0.1:23790"
+    etcd = f"http://127.0.0.1:{s.ETCD_PORT}"
     daemon(
         "etcd",
         [
             binaries / "etcd", "--data-dir", bed.root / "etcd", "--listen-client-urls", etcd,
-            "--advertise-client-urls", etcd, "--listen-peer-urls", "http://127.0.0.1:23800", "--unsafe-no-fsync",
+            "--advertise-client-urls", etcd, "--listen-peer-urls", f"http://127.0.0.1:{s.ETCD_PEER_PORT}", "--unsafe-no-fsync",
             "--log-level", "warn",
         ],
     )  # fmt: skip
@@ -74,14 +74,14 @@ def start_control_plane(bed: s.Bed, binaries: Path) -> None:
             binaries / "kube-controller-manager", f"--kubeconfig={bed.root}/kube-controller-manager.kubeconfig",
             "--use-service-account-credentials=true", f"--service-account-private-key-file={pki}/sa.key",
             f"--root-ca-file={pki}/ca.crt", f"--cluster-cidr={s.ALL_PODS}", "--leader-elect=false",
-            "--node-monitor-grace-period=40s", "--bind-address=127.0.0.1",
+            "--node-monitor-grace-period=40s", "--bind-address=127.0.0.1", f"--secure-port={s.CONTROLLER_MANAGER_PORT}",
         ],
     )  # fmt: skip
     daemon(
         "kube-scheduler",
         [
             binaries / "kube-scheduler", f"--kubeconfig={bed.root}/kube-scheduler.kubeconfig", "--leader-elect=false",
-            "--bind-address=127.0.0.1",
+            "--bind-address=127.0.0.1", f"--secure-port={s.SCHEDULER_PORT}",
         ],
     )  # fmt: skip
 

@@ -56,7 +56,13 @@ def register(bed: s.Bed) -> None:
 
 
 def unregister(bed: s.Bed) -> None:
-    """What `register` did."""
+    """What `register` did; another bed that is up needs it, and undoes it in the end."""
+    for other in (s.Bed(s.beds_root(number)) for number in range(10)):
+        if other != bed and other.root.is_dir():
+            for what in ("registered", "mounted"):
+                if _mark(bed, what).exists():
+                    _mark(other, what).touch()
+            return
     if _mark(bed, "registered").exists() and ENTRY.exists():
         ENTRY.write_text("-1")
     if _mark(bed, "mounted").exists() and TABLE.is_mount():

@@ -32,9 +32,9 @@ class Machine:
         self.node = node
         self.binaries = binaries
         self.disk = bed.node(node.name) / "disk"
-        self.memory = Path("/run/em") / node.name
+        self.memory = Path("/run") / s.MARK / node.name
         self.socket = self.memory / "containerd.sock"
-        self.cgroup = f"em-{node.name}"
+        self.cgroup = f"{s.MARK}-{node.name}"
 
     def daemon(self, part: str) -> str:
         """Name of its pid file and log."""

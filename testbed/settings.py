@@ -1,25 +1,46 @@
-"""Where things are, and which versions. Addresses are in ranges that no machine's own network is likely to use."""
+"""Where things are, and which versions. Addresses are in ranges that no machine's own network is likely to use.
+
+Several beds can stand side by side: `$EDGEMODEL_TESTBED_NUMBER`, 0 to 9, is part of every address, name and port.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
-BRIDGE = "em-br0"
-BRIDGE_MAC = "02:65:6d:00:00:01"
-GATEWAY = "10.177.0.1"
-NODE_NETWORK = "10.177.0.{}"
+
+def _number() -> int:
+    text = os.environ.get("EDGEMODEL_TESTBED_NUMBER", "0")
+    if text not in set("0123456789"):
+        sys.exit(f"testbed: EDGEMODEL_TESTBED_NUMBER={text} is not one of 0 … 9")
+    return int(text)
+
+
+#: Which of the beds on this machine.
+NUMBER = _number()
+#: Of links, namespaces, cgroups and folders.
+MARK = f"em{NUMBER or ''}"
+BRIDGE = f"em-br{NUMBER}"
+BRIDGE_MAC = f"02:65:6d:00:{NUMBER:02x}:01"
+GATEWAY = f"10.177.{NUMBER}.1"
+NODE_NETWORK = f"10.177.{NUMBER}.{{}}"
 PREFIX = 24
-POD_NETWORK = "10.178.{}.0/24"
-ALL_PODS = "10.178.0.0/16"
+#: As many pod networks as a bed has, so as many real nodes.
+MOST_REAL_NODES = 15
+ALL_PODS = f"10.178.{16 * NUMBER}.0/20"
 SERVICE_NETWORK = "10.196.0.0/16"
 KUBERNETES_SERVICE = "10.196.0.1"
 API_PORT = 6443
+ETCD_PORT = 23790 + NUMBER
+ETCD_PEER_PORT = 23800 + NUMBER
+CONTROLLER_MANAGER_PORT = 23810 + NUMBER
+SCHEDULER_PORT = 23820 + NUMBER
 DOMAIN = "cluster.local"
 REGISTRY = f"{GATEWAY}:5000"
 PROMETHEUS = f"{GATEWAY}:9090"
@@ -63,17 +84,17 @@ class NodeSpec:
     @property
     def pods(self) -> str:
         """Network of its pods."""
-        return POD_NETWORK.format(self.index)
+        return f"10.178.{16 * NUMBER + self.index}.0/24"
 
     @property
     def namespace(self) -> str:
         """Of the network."""
-        return f"em-{self.name}"
+        return f"{MARK}-{self.name}"
 
     @property
     def link(self) -> str:
         """The host's end; a link's name has at most 15 characters."""
-        return f"em-v{self.index}"
+        return f"{MARK}-v{self.index}"
 
 
 @dataclass(frozen=True)
@@ -114,4 +135,9 @@ class Bed:
 
 def bed() -> Bed:
     """The test bed's state: `$EDGEMODEL_TESTBED` or a folder in /var/lib (sockets need a short path)."""
-    return Bed(Path(os.environ.get("EDGEMODEL_TESTBED", "/var/lib/edgemodel-testbed")))
+    return Bed(Path(os.environ.get("EDGEMODEL_TESTBED") or beds_root()))
+
+
+def beds_root(number: int = NUMBER) -> Path:
+    """Where the bed of that number keeps its state, unless it was told otherwise."""
+    return Path(f"/var/lib/edgemodel-testbed{f'-{number}' if number else ''}")

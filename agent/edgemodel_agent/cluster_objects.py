@@ -23,7 +23,7 @@ import httpx
 from pydantic import ValidationError
 
 from edgemodel_api import API_VERSION, GROUP, VERSION
-from edgemodel_api.edgenode import EdgeNodeSpec, EdgeNodeStatus
+from edgemodel_api.edgenode import RETIRE_ANNOTATION, EdgeNodeSpec, EdgeNodeStatus
 from edgemodel_api.errors import InputError
 
 from .objects import Desired
@@ -219,8 +219,9 @@ class ClusterObjects:
             if version <= self._version:
                 return
             self._version = version
+        retire = (meta.get("annotations") or {}).get(RETIRE_ANNOTATION) == "true"
         try:
-            desired = Desired(int(meta["generation"]), EdgeNodeSpec.model_validate(body.get("spec") or {}))
+            desired = Desired(int(meta["generation"]), EdgeNodeSpec.model_validate(body.get("spec") or {}), retire)
         except ValidationError as error:
             log.warning("the spec of EdgeNode %s is ignored, the last good one stays: %s", self.node, error)
             return

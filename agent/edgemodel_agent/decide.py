@@ -2,8 +2,9 @@
 
 The rules, in the order in which they are asked:
 1. What nobody assigned is removed (drained first).
-2. What runs is supervised: a dead server is restarted with exponential back-off; three deaths in a row, or three
-   failed rechecks in a row, of the assigned target put the node back to the previous variant at once.
+2. What runs is supervised: a dead server is restarted with exponential back-off, one that another agent hosts is
+   replaced by one of our own; three deaths in a row, or three failed rechecks in a row, of the assigned target put the
+   node back to the previous variant at once.
 3. The assigned target is fetched, checked and switched to; unless it failed at this attempt, or only Prefetch is asked.
 """
 
@@ -48,7 +49,7 @@ class Facts:
     `present`: manifest digests whose files are complete here. `work`, `digest`: the fetch or check under way, and
     for what. `upkeep`: the start or recheck of the running variant that is under way. `alive`: the running variant's
     server is up and answers (always True in Files mode). `quiet`: nothing is being timed on this node, so a check may
-    begin. `recheck_due`: the running variant may be checked again.
+    begin. `recheck_due`: the running variant may be checked again. `borrowed`: what answers is another agent's process.
     """
 
     present: frozenset[str] = frozenset()
@@ -58,6 +59,7 @@ class Facts:
     alive: bool = False
     quiet: bool = True
     recheck_due: bool = False
+    borrowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,13 @@ class Check:
 @dataclass(frozen=True)
 class Restart:
     """Start the committed variant again; its checks were passed before."""
+
+    deployed: Deployed
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Start a server of our own beside the borrowed one, and let it take over."""
 
     deployed: Deployed
 
@@ -103,7 +112,7 @@ class Remove:
     """Drain the server, forget the model."""
 
 
-Action = Fetch | Check | Restart | Recheck | RollBack | Cancel | Remove
+Action = Fetch | Check | Restart | Replace | Recheck | RollBack | Cancel | Remove
 
 
 def doubled(base: timedelta, count: int, limit: timedelta) -> timedelta:
@@ -144,11 +153,11 @@ def _supervise(desired: AssignedModel, state: ModelState, facts: Facts, now: dat
     bad = verdict(desired, state, now)
     if bad is not None and state.previous is not None and state.previous.target.digest in facts.present:
         return (Cancel(), RollBack(bad)) if facts.work or facts.upkeep else (RollBack(bad),)
-    if facts.alive or facts.upkeep is not None or running.target.digest not in facts.present:
+    if facts.upkeep is not None or running.target.digest not in facts.present or (facts.alive and not facts.borrowed):
         return ()
     wait = doubled(RESTART_BASE, state.crashes - 1, RESTART_MAX)
     if state.last_crash is None or due(state.last_crash + wait, now, RESTART_MAX):
-        return (Restart(running),)
+        return (Replace(running),) if facts.alive else (Restart(running),)
     return ()
 
 
@@ -216,7 +225,7 @@ def _progress(desired: AssignedModel, state: ModelState, facts: Facts, now: date
     if fetch:
         return fetch
     if done:
-        free = facts.alive and facts.quiet and facts.upkeep is None
+        free = facts.alive and facts.quiet and facts.upkeep is None and not facts.borrowed
         return (Recheck(),) if free and facts.recheck_due else ()
     ready = target.digest in facts.present and not failed(desired, state)
     if ready and desired.swap is Swap.ACTIVATE and facts.quiet:

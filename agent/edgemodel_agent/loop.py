@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -19,16 +18,20 @@ import psutil
 from pydantic import ValidationError
 
 from edgemodel_api.edgenode import AssignedModel, AssignedTrial, EdgeNodeSpec, EdgeNodeStatus
-from edgemodel_api.errors import InputError, RefusedError
+from edgemodel_api.errors import InputError
 
-from . import hardware, report
+from . import claims, hardware, report
+from .decide import Work
 from .files import read_json, write_json
+from .foreign import ForeignServer, find_all
+from .hosting import empty, host
 from .metrics import AgentMetrics
-from .node import DRAIN_SECONDS, Node, Options
+from .node import Node, Options
 from .objects import Desired, NodeObjects
-from .processes import find_servers
+from .processes import ServerProcess
 from .runner import ModelRunner
-from .runtime_dir import runtime_dir
+from .runtime_dir import runtime_dir, shared_dir
+from .standby_watch import StandbyWatch
 from .state import ModelState, TrialState
 from .store import Store
 from .trials import TrialRunner
@@ -38,6 +41,13 @@ log = logging.getLogger(__name__)
 Runner = ModelRunner | TrialRunner
 
 SWEEP_SECONDS = 10.0
+#: Before an agent hands over, servers that are starting may take so long, and jobs that were cancelled so long to end.
+STARTING_SECONDS = 20.0
+CANCELLING_SECONDS = 5.0
+#: The predecessor's metrics port is free a moment after its store.
+PORT_SECONDS = 10.0
+#: A standby that is told to end while it serves (its manifest changed) waits so long for an agent to hand over to.
+LAST_CLAIM_SECONDS = 20.0
 #: Names become folders.
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 
@@ -50,28 +60,8 @@ def agent_version() -> str:
         return "unknown"
 
 
-def lock_root(root: Path) -> IO[str]:
-    """Hold `root` for this process.
-
-    Raises:
-        InputError: the folder cannot be written.
-        RefusedError: another agent holds it.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = open(root / "agent.lock", "a+")  # noqa: SIM115 - held until the process ends
-    except OSError as error:
-        raise InputError(f"--root {root} cannot be used: {error.strerror}; give a folder that can be written") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise RefusedError(f"another agent works in {root}: stop it, or give this one its own --root") from None
-    return handle
-
-
 class Agent:
-    """One node's agent. `start`, then `tick` again and again, then `stop`; or `run`, which does it all."""
+    """One node's agent. `take`, `start`, then `tick` again and again, then `stop` or `hand_over`; or `run`, which does it all."""
 
     def __init__(self, options: Options, objects: NodeObjects, labels: Mapping[str, str] | None = None) -> None:
         self.options = options
@@ -86,25 +76,53 @@ class Agent:
         self.stopping = False
         self._next_sweep = 0.0
         self._registered = False
+        self._lock: IO[str] | None = None
+        self._handed_over = False
 
-    def start(self) -> None:
-        """Take the root, remember the past, adopt the servers that still run, drain those that nobody wants.
+    def take(self, lock: IO[str] | None = None) -> bool:
+        """Have the root to ourselves, after a wait if that may be. `lock`: it is held already. False: stopped before.
 
         Raises:
             InputError, RefusedError: the root cannot be used.
         """
-        self._lock = lock_root(self.options.root)
+        root = self.options.root
+        if lock is not None or not self.options.claim:
+            self._lock = lock or claims.take(root)
+            return True
+
+        def waiting() -> None:
+            log.info("another agent works in %s: waiting for it to hand over", root)
+            self._say_ready()
+
+        found = claims.claim(root, lambda: self.stopping, waiting)
+        if found is None:
+            return False
+        self._lock, self._handed_over = found
+        return True
+
+    def start(self) -> None:
+        """Remember the past, adopt the servers that still run, drain those that nobody wants.
+
+        Raises:
+            InputError: the root cannot be used.
+        """
+        if self._lock is None:
+            self._lock = claims.take(self.options.root)
         self.node = Node(
             options=self.options,
             store=Store(self.options.root),
-            runtime=runtime_dir(self.options.root),
+            runtime=(shared_dir if self.options.claim else runtime_dir)(self.options.root),
             metrics=AgentMetrics(),
         )
+        self.standby = StandbyWatch(self.options.root, expected=self.options.expects_standby)
         self.node.load_state()
         self._load_desired()
         self._load_states()
-        found = list(find_servers(self.node.runtime))
-        adopted = [s for r in self.models.values() if (s := r.slot.adopt(r.state, found)) is not None]
+        found = list(find_all(self.node.runtime))
+        handed = self._handed_over
+        adopted = [
+            s for r in self.models.values() if (s := r.slot.adopt(r.state, found, handed_over=handed)) is not None
+        ]
         self.node.retire_strays(adopted)
         known = {s.control.name for s in (*adopted, *found)}
         for leftover in self.node.runtime.iterdir():
@@ -146,6 +164,14 @@ class Agent:
         self.node.step_retiring()
         self._housekeeping()
         self._report(now)
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        """By a file, as a port that two pods of one node share says nothing of one of them."""
+        path = self.options.ready_file
+        if path is not None and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
 
     def _look(self) -> None:
         try:
@@ -206,6 +232,8 @@ class Agent:
         spec = self.desired.spec if self.desired else EdgeNodeSpec()
         models = {m.key: m for m in spec.models}
         trials = {t.key: t for t in spec.trials}
+        shown = tuple(self.models[k].status(m, now) for k, m in sorted(models.items()) if k in self.models)
+        retire = self.desired is not None and self.desired.retire
         return EdgeNodeStatus(
             observed_generation=self.desired.generation if self.desired else 0,
             hardware=self.hardware,
@@ -214,7 +242,9 @@ class Agent:
             disk_free_bytes=self.node.store.free_bytes(),
             memory_free_bytes=psutil.virtual_memory().available,
             last_report_time=now,
-            models=tuple(self.models[k].status(m, now) for k, m in sorted(models.items()) if k in self.models),
+            serving=f"{sum(m.running is not None for m in shown)}/{len(models)}",
+            standby=self.standby.look(retire=retire),
+            models=shown,
             trials=tuple(
                 report.trial_status(t, self.trials[k].state) for k, t in sorted(trials.items()) if k in self.trials
             ),
@@ -232,53 +262,110 @@ class Agent:
         self.written = status
         self.node.metrics.observe(status)
 
-    def run(self, *, metrics_port: int | None = None) -> None:
-        """Until `stopping` is set (by a signal).
+    def run(self, *, metrics_port: int | None = None, lock: IO[str] | None = None) -> bool:
+        """Until `stopping` is set (by a signal), or until another agent has taken over: True.
 
         Raises:
-            InputError, RefusedError: as `start`; or the metrics port is taken.
+            InputError, RefusedError: as `take` and `start`; or the metrics port is taken.
         """
+        if not self.take(lock):
+            return False
         self.start()
         if metrics_port is not None:
-            try:
-                self.node.metrics.serve(metrics_port, self.options.bind)
-            except OSError as error:
-                raise InputError(
-                    f"--metrics-port {metrics_port} cannot be used: {error.strerror}; give another"
-                ) from None
-        while not self.stopping:
-            try:
-                self.tick(datetime.now(UTC))
-            except OSError as error:
-                # A full or sick disk: what runs goes on running, and the next pass tries again.
-                log.error("this pass failed: %s", error)  # noqa: TRY400 - the message is enough
-                time.sleep(1.0)
-            except Exception:  # the rim of the process: a fault in one pass must not stop what serves
-                log.exception("this pass failed")
-                time.sleep(1.0)
-            self.node.wake.wait(self.options.interval)
-            self.node.wake.clear()
+            self._serve_metrics(metrics_port)
+        while not self.stopping and not (self.options.standby and claims.claimed(self.options.root)):
+            self._pass()
+        if self.options.standby and self.stopping:
+            deadline = time.monotonic() + LAST_CLAIM_SECONDS
+            while not claims.claimed(self.options.root) and time.monotonic() < deadline and self.models:
+                self._pass()
+        if self._has_successor():
+            self.hand_over()
+            return True
         self.stop()
+        return False
 
-    def stop(self) -> None:
-        """Drain all servers, or leave them to the next agent; measurements and checks end at once."""
+    def _pass(self) -> None:
+        try:
+            self.tick(datetime.now(UTC))
+        except OSError as error:
+            # A full or sick disk: what runs goes on running, and the next pass tries again.
+            log.error("this pass failed: %s", error)  # noqa: TRY400 - the message is enough
+            time.sleep(1.0)
+        except Exception:  # the rim of the process: a fault in one pass must not stop what serves
+            log.exception("this pass failed")
+            time.sleep(1.0)
+        self.node.wake.wait(self.options.interval)
+        self.node.wake.clear()
+
+    def _serve_metrics(self, port: int) -> None:
+        deadline = time.monotonic() + PORT_SECONDS if self.options.claim else 0.0
+        while True:
+            try:
+                return self.node.metrics.serve(port, self.options.bind)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise InputError(f"--metrics-port {port} cannot be used: {error.strerror}; give another") from None
+            time.sleep(0.05)
+
+    def _has_successor(self) -> bool:
+        """Whether somebody waits to go on where this agent stops: a newcomer, or the node's standby."""
+        root, options = self.options.root, self.options
+        return options.claim and (claims.claimed(root) or (not options.standby and claims.standby_lives(root)))
+
+    def hand_over(self) -> None:
+        """Let go of the root with the servers running, and host them until the successor has replaced them."""
+        deadline = time.monotonic() + STARTING_SECONDS
+        while time.monotonic() < deadline and any(
+            m.upkeep is not None and m.upkeep.work is Work.START for m in self.models.values()
+        ):
+            self._pass()
+        log.info("agent %s (%d) hands over", self.options.node, os.getpid())
+        self._cancel()
+        served = [m.slot.server for m in self.models.values() if m.slot.server is not None]
+        self._kill_others(served)
+        for model in self.models.values():
+            if model.slot.listener is not None:
+                model.slot.listener.close()  # the servers have it too, and give it to the successor
+        self._leave()
+        host(self.node, served)
+        log.info("agent %s (%d) has nothing to host any more", self.options.node, os.getpid())
+
+    def _leave(self) -> None:
+        """Write and answer nothing more; from here on the root is somebody else's."""
+        self.node.metrics.close()
+        with contextlib.suppress(OSError):
+            self.objects.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _cancel(self) -> None:
+        """End measurements and checks."""
         runners: tuple[Runner, ...] = (*self.models.values(), *self.trials.values())
         for runner in runners:
             runner.stop()
-        deadline = time.monotonic() + DRAIN_SECONDS
-        for model in self.models.values():
-            if not self.options.leave_servers:
-                model.slot.close()
-        while self.node.retiring and time.monotonic() < deadline:
-            self.node.step_retiring()
-            time.sleep(0.02)
-        for entry in self.node.retiring:
-            entry.server.kill()
-        served = {m.slot.server.pid for m in self.models.values() if m.slot.server is not None}
-        for server in find_servers(self.node.runtime):
-            if not (self.options.leave_servers and server.pid in served):
+        deadline = time.monotonic() + CANCELLING_SECONDS
+        for job in (j for r in runners for j in (r.job, getattr(r, "upkeep", None)) if j is not None):
+            job.finished.wait(max(0.0, deadline - time.monotonic()))
+
+    def _kill_others(self, served: list[ServerProcess]) -> None:
+        names = {s.control.name for s in (*served, *(r.server for r in self.node.retiring))}
+        for server in find_all(self.node.runtime):
+            if server.control.name not in names and not isinstance(server, ForeignServer):
                 server.kill()
+
+    def stop(self) -> None:
+        """Drain all servers, or leave them to the next agent; measurements and checks end at once."""
+        self._cancel()
+        leave = self.options.leave_servers
+        served = [m.slot.server for m in self.models.values() if leave and m.slot.server is not None]
+        if not leave:
+            for model in self.models.values():
+                model.slot.close()
+        empty(self.node)
+        self._kill_others(served)
         # Nobody shall read for a minute that something answers here.
         with contextlib.suppress(OSError):
             self._report(datetime.now(UTC))
+        self._leave()
         log.info("agent %s (%d) stopped", self.options.node, os.getpid())

@@ -15,9 +15,10 @@ from edgemodel_api.errors import EdgeModelError
 
 from .faults import Rehearsal
 from .files import read_json, write_json
-from .jobs import Job
 from .metrics import AgentMetrics
-from .processes import ServerProcess, find_servers
+from .foreign import find_all
+from .jobs import Job
+from .processes import ServerProcess
 from .state import NodeState
 from .store import Store
 
@@ -41,6 +42,10 @@ class Options:
         reserve: bytes of disk that a download must leave free.
         server_threads: threads of one inference in each model server; None: one, as compression measured.
         leave_servers: on SIGTERM, leave the servers to the next agent instead of draining them.
+        claim: wait for the root if another agent has it, and hand it over to one that waits.
+        standby: this is the node's standby: it hands over to any agent, at any time.
+        expects_standby: a standby shall be on this node; the status says whether one is.
+        ready_file: a file that is there while this agent works, or waits for the root.
         rehearsal: a fault to rehearse.
     """
 
@@ -53,6 +58,10 @@ class Options:
     reserve: int = 32 * 2**20
     server_threads: int | None = None
     leave_servers: bool = False
+    claim: bool = False
+    standby: bool = False
+    expects_standby: bool = False
+    ready_file: Path | None = None
     rehearsal: Rehearsal | None = None
 
 
@@ -124,7 +133,7 @@ class Node:
             with server.client(timeout=2.0) as client:
                 idle = client.drain(hand_over=hand_over)
         except (OSError, EdgeModelError) as error:
-            log.warning("server %d does not answer its drain (%s): terminated", server.pid, error)
+            log.warning("server %s does not answer its drain (%s): terminated", server.control.stem, error)
             server.signal(signal.SIGTERM)
             patience = min(patience, 5.0)
         self.retiring.append(Retiring(server, time.monotonic() + patience))
@@ -136,14 +145,14 @@ class Node:
             if entry.server.alive() and time.monotonic() < entry.deadline:
                 continue
             if entry.server.alive():
-                log.warning("server %d did not drain in time: killed", entry.server.pid)
+                log.warning("server %s did not drain in time: killed", entry.server.control.stem)
             entry.server.kill()
             self.retiring.remove(entry)
 
     def retire_strays(self, known: Iterable[ServerProcess]) -> None:
         """Drain every server of this root that nobody here knows: what a killed agent left."""
-        pids = {s.pid for s in known} | {r.server.pid for r in self.retiring}
-        for server in find_servers(self.runtime):
-            if server.pid not in pids:
-                log.info("server %d was left by an earlier agent: drained", server.pid)
+        names = {s.control.name for s in known} | {r.server.control.name for r in self.retiring}
+        for server in find_all(self.runtime):
+            if server.control.name not in names:
+                log.info("server %s was left by an earlier agent: drained", server.control.stem)
                 self.retire(server, patience=10.0)

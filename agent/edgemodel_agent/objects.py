@@ -1,4 +1,4 @@
-"""Where the agent's own EdgeNode comes from and its status goes to. Adapters: a directory here; the cluster's later."""
+"""Where the agent's own EdgeNode comes from and its status goes to. Adapters: a directory, or nothing, here; the cluster's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class Desired(NamedTuple):
-    """What the operator wants of this node, and the generation of that wish."""
+    """What the operator wants of this node, and the generation of that wish. `retire`: the standby shall go."""
 
     generation: int
     spec: EdgeNodeSpec
+    retire: bool = False
 
 
 class NodeObjects(Protocol):
@@ -35,6 +36,9 @@ class NodeObjects(Protocol):
 
     def write_status(self, status: EdgeNodeStatus) -> None:
         """Replace the status."""
+
+    def close(self) -> None:
+        """Nothing is written after this."""
 
 
 class DirectoryObjects:
@@ -67,3 +71,23 @@ class DirectoryObjects:
     def write_status(self, status: EdgeNodeStatus) -> None:
         """Write status.json; not fsynced, as the next heartbeat replaces it within seconds."""
         write_json(self.folder / "status.json", status.to_json(), durable=False)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class NoObjects:
+    """A standby's: the last wish is in the store, and there is nobody to report to."""
+
+    def register(self, labels: Mapping[str, str]) -> None:
+        """Nowhere."""
+
+    def read_desired(self) -> Desired | None:
+        """Nothing new."""
+        return None
+
+    def write_status(self, status: EdgeNodeStatus) -> None:
+        """To nobody."""
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -20,6 +20,7 @@ import psutil
 from edgemodel_api import reasons
 from edgemodel_api.errors import RefusedError
 
+from .runtime_dir import SHARED
 from .server.control import ControlClient
 
 SERVER_MODULE = "edgemodel_agent.server"
@@ -84,6 +85,8 @@ class ServerProcess:
     log: Path | None = None
     started: float = 0.0
     accepted: bool = False
+    borrowed: bool = False
+    """Taken over while another agent hosts it: to be replaced by one of our own, as it ends with that agent."""
 
     def alive(self) -> bool:
         """Whether the process runs; reaps it if it is ours and dead."""
@@ -183,7 +186,7 @@ def find_servers(runtime: Path) -> Iterator[ServerProcess]:
                 continue
             control = Path(line[line.index("--control") + 1])
             # The folder's name is the root's hash; the base may differ with the environment of the earlier agent.
-            if control.parent.name == runtime.name:
+            if control.parent == runtime or runtime.name == control.parent.name != SHARED:
                 yield ServerProcess(process.pid, process.create_time(), control)
         except (psutil.Error, ValueError, IndexError):
             continue

@@ -88,6 +88,7 @@ class ModelRunner:
             alive=alive,
             quiet=not self.node.timing,
             recheck_due=due and self.slot.server is not None,
+            borrowed=self.slot.borrowed(),
         )
 
     def _no_disk(self, digest: str) -> bool:
@@ -155,6 +156,8 @@ class ModelRunner:
                 self._begin_check(desired, now)
             case decide.Restart(deployed):
                 self._begin_restart(deployed, now)
+            case decide.Replace(deployed):
+                self._begin_start(deployed, self.slot.listener)
             case decide.Recheck() if desired is not None and self.slot.server is not None:
                 recheck = partial(work.recheck, node, server=self.slot.server, desired=desired)
                 context = (self.slot.server, time.monotonic())
@@ -194,6 +197,12 @@ class ModelRunner:
                 moved = deployed.replace(port=port_of(listener))
                 self.save(self.state.replace(running=moved, port=port_of(listener)))
                 deployed = moved
+        self._begin_start(deployed, listener)
+        if self.state.crashes:
+            self.save(self.state.replace(restarts=self.state.restarts + 1))
+            self.node.metrics.restarts.labels(*self._labels).inc()
+
+    def _begin_start(self, deployed: Deployed, listener: socket.socket | None) -> None:
         timeout = 60.0
         if self.desired is not None:
             timeout = parse_duration(self.desired.health_check.timeout).total_seconds()
@@ -207,9 +216,6 @@ class ModelRunner:
             timeout=timeout,
         )
         self.upkeep = jobs.start(Job(Work.START, deployed.target.digest, listener), body, self.node.wake)
-        if self.state.crashes:
-            self.save(self.state.replace(restarts=self.state.restarts + 1))
-            self.node.metrics.restarts.labels(*self._labels).inc()
 
     def _roll_back(self, failure: Failure, now: datetime) -> None:
         state = self.state
@@ -390,6 +396,8 @@ class ModelRunner:
                 self.node.retire(server)
             elif server is not None:
                 self.slot.install(server, job.context)
+                # Another agent's checks may have been made with another version of the runtime.
+                self._next_recheck = time.monotonic() + min(FIRST_RECHECK_SECONDS, self.node.options.recheck)
             return
         if isinstance(job.error, CancelledError) or job.cancelled.is_set():
             return

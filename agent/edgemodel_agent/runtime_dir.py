@@ -12,6 +12,8 @@ from edgemodel_api.errors import InputError
 
 #: sun_path holds 108 bytes on Linux; names of sockets here take up to 40.
 LONGEST_FOLDER = 64
+#: Name of the folder in the root that agents of several pods share.
+SHARED = "run"
 
 
 def root_hash(root: Path) -> str:
@@ -44,3 +46,20 @@ def runtime_dir(root: Path, environment: Mapping[str, str] = os.environ) -> Path
     except OSError as error:
         raise InputError(f"no private folder for control sockets: {error}; set XDG_RUNTIME_DIR to one") from error
     return base / root_hash(root)
+
+
+def shared_dir(root: Path) -> Path:
+    """`<root>/run`, for agents that hand over to each other from pod to pod: they share nothing but the root.
+
+    Raises:
+        InputError: its path is too long for sockets, or the folder cannot be made.
+    """
+    folder = root / SHARED
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        raise InputError(f"--root {root} is too long for control sockets in it: at most {LONGEST_FOLDER - 4} bytes")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _private(folder)
+    except OSError as error:
+        raise InputError(f"no folder for control sockets in --root {root}: {error}") from error
+    return folder

@@ -11,6 +11,7 @@ from edgemodel_api import reasons
 from edgemodel_api.errors import EdgeModelError, RefusedError
 
 from .decide import STABLE_AFTER
+from .foreign import ForeignServer
 from .node import Node
 from .processes import BACKLOG, ServerProcess, belongs, bind_listener, port_of
 from .server.wire import close_fds
@@ -61,6 +62,10 @@ class ServingSlot:
                     raise
                 log.warning("%s: port %s is taken by another program now: picking a free one", self.key, kept)
                 return bind_listener(self.node.options.bind, None)
+
+    def borrowed(self) -> bool:
+        """Whether what answers is hosted by another agent, and ends with it."""
+        return self.server is not None and self.server.borrowed
 
     def open(self, server: ServerProcess, listener: socket.socket) -> None:
         """Let a checked server answer at the listener.
@@ -113,15 +118,20 @@ class ServingSlot:
         if server.alive():
             return state.replace(crashes=0, last_crash=None) if stable and state.crashes else state
         words = server.last_words()
-        log.warning("%s: server %d died, %s", self.key, server.pid, words)
+        log.warning("%s: server %s died, %s", self.key, server.control.stem, words)
         server.control.unlink(missing_ok=True)
         self.server = None
+        if server.borrowed:
+            return state  # its host ended; that says nothing of the model
         return died(state, words, now, first=stable)
 
-    def adopt(self, state: ModelState, candidates: list[ServerProcess]) -> ServerProcess | None:
+    def adopt(
+        self, state: ModelState, candidates: list[ServerProcess], *, handed_over: bool = False
+    ) -> ServerProcess | None:
         """Take over the committed variant's server, left running by a killed agent; None: there is none.
 
-        Of several (the agent was killed during a restart), one is taken; the caller drains the others.
+        Of several (the agent was killed during a restart), one is taken; the caller drains the others. If it was
+        handed over, or runs in another pod, it is borrowed only.
         """
         running = state.running
         if running is None:
@@ -139,12 +149,13 @@ class ServingSlot:
                         continue
                 self.open(server, listener)
             except (OSError, EdgeModelError) as error:
-                log.info("%s: server %d cannot be adopted: %s", self.key, server.pid, error)
+                log.info("%s: server %s cannot be adopted: %s", self.key, server.control.stem, error)
                 continue
+            server.borrowed = handed_over or isinstance(server, ForeignServer)
             server.digest = running.target.digest
             server.started = time.monotonic()
             self.server, self.listener = server, listener
-            log.info("%s: server %d goes on serving revision %s", self.key, server.pid, running.target.revision)
+            log.info("%s: server %s goes on serving revision %s", self.key, server.control.stem, running.target.revision)
             return server
         return None
 

@@ -52,6 +52,8 @@ class Kind(NamedTuple):
     scope: str
     columns: tuple[Column, ...]
     required: tuple[str, ...] = ()
+    #: What an object has of a status before anybody wrote one.
+    first_status: JsonSchema | None = None
 
 
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
@@ -60,14 +62,21 @@ KINDS = (
         EdgeModel, "edgemodels", "em", "Namespaced",
         (
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
-            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
             Column("Revision", ".status.revision"),
             Column("Variants", ".status.variantCount", "integer"),
             Column("Updated", ".status.nodes.updated", "integer"),
             Column("Desired", ".status.nodes.desired", "integer"),
+            Column("Wave", ".status.rollout.progress"),
             _AGE,
+            Column("Failed", ".status.nodes.failed", "integer", priority=1),
+            Column("Offline", ".status.nodes.offline", "integer", priority=1),
+            Column("Message", '.status.conditions[?(@.type=="Ready")].message', priority=1),
         ),
         required=("spec",),
+        # So kstatus (Flux, Argo CD's tools, kpt) says InProgress from the first moment: an object without a status is
+        # Current to it, and somebody who waits would go on before the operator has seen the object.
+        first_status={"observedGeneration": -1},
     ),
     Kind(
         EdgeNode, "edgenodes", "en", "Cluster",
@@ -76,6 +85,10 @@ KINDS = (
             Column("Class", ".status.hardware.hardwareClass"),
             Column("Last report", ".status.lastReportTime", "date"),
             _AGE,
+            Column("CPU", ".status.hardware.cpuModel", priority=1),
+            Column("Disk free", ".status.diskFreeBytes", "integer", priority=1),
+            Column("Memory free", ".status.memoryFreeBytes", "integer", priority=1),
+            Column("Agent", ".status.agentVersion", priority=1),
         ),
     ),
 )  # fmt: skip
@@ -172,8 +185,10 @@ def build(kind: Kind) -> JsonSchema:
         part_model = fields[part].annotation
         if not (isinstance(part_model, type) and issubclass(part_model, ApiModel)):
             raise TypeError(f"{name}.{part} is not an API type")
-        # Nothing is defaulted into a status: a field that its writer left out is unknown, not empty.
+        # Nothing is defaulted into a status that was written: a field that its writer left out is unknown, not empty.
         properties[part] = structural_schema(part_model, defaults=part == "spec")
+    if kind.first_status is not None:
+        properties["status"]["default"] = kind.first_status
     schema = {"description": _doc(kind.model), "type": "object", "properties": properties}
     if kind.required:
         schema["required"] = list(kind.required)

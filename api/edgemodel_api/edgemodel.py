@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -18,8 +19,16 @@ LABEL_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 CRON_PATTERN = r"^[^ ]+( +[^ ]+){4}$"
 TIME_ZONE_PATTERN = r"^[A-Za-z0-9_+/-]+$"
 
-Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
-Uri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=2048)]
+Sha256 = Annotated[
+    str,
+    StringConstraints(pattern=SHA256_PATTERN),
+    Field(description="Of the file, 64 hex digits as `sha256sum FILE` prints them. Required for https, oci and s3."),
+]
+Uri = Annotated[
+    str,
+    StringConstraints(pattern=URI_PATTERN, max_length=2048),
+    Field(description="Where the file lies: https:, oci:, s3: or pvc:; file: on a single machine only."),
+]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 #: ONNX node names of exported models are whole paths.
 NodeName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -58,7 +67,7 @@ class Format(StrEnum):
 class SecretRef(ApiModel):
     """The name of a Secret in the same namespace."""
 
-    name: Name
+    name: Name = Field(description="The Secret's name.")
 
 
 class RemoteFile(ApiModel):
@@ -105,7 +114,9 @@ class Data(ApiModel):
 class Budget(ApiModel):
     """Limits that no accepted variant may break. Quality drop is relative to the source's quality."""
 
-    max_quality_drop: q.Percent = "1%"
+    max_quality_drop: q.Percent = Field(
+        "1%", description="How much worse the quality may be, relative to the source's, such as 0.5%."
+    )
     max_size: q.Quantity | None = Field(None, description="Stored (downloaded) bytes of the model layer.")
     max_latency: q.Duration | None = Field(None, description="Median latency of one inference.")
     max_memory: q.Quantity | None = Field(None, description="Peak resident memory of a process that serves the model.")
@@ -130,15 +141,15 @@ class Granularity(StrEnum):
 class Exclude(ApiModel):
     """Nodes that a step leaves alone."""
 
-    ops: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
-    nodes: Annotated[tuple[NodeName, ...], Field(max_length=1024)] = ()
+    ops: Annotated[tuple[Name, ...], Field(max_length=64, description="Op types, such as Conv.")] = ()
+    nodes: Annotated[tuple[NodeName, ...], Field(max_length=1024, description="Names of the graph's nodes.")] = ()
 
 
 class PruneStep(ApiModel):
     """Set weights to zero."""
 
     method: PruneMethod = PruneMethod.MIN_ABSOLUTE
-    sparsity: q.Percent
+    sparsity: q.Percent = Field(description="Share of the weights that become zero, such as 60%.")
     granularity: Granularity = Granularity.TENSOR
     exclude: Exclude = Exclude()
 
@@ -169,8 +180,8 @@ class Activations(StrEnum):
 class Include(ApiModel):
     """Nodes that a Local step works on; empty means that measured sensitivity chooses."""
 
-    ops: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
-    nodes: Annotated[tuple[NodeName, ...], Field(max_length=1024)] = ()
+    ops: Annotated[tuple[Name, ...], Field(max_length=64, description="Op types, such as Conv.")] = ()
+    nodes: Annotated[tuple[NodeName, ...], Field(max_length=1024, description="Names of the graph's nodes.")] = ()
 
 
 class QuantizeStep(ApiModel):
@@ -208,7 +219,7 @@ class Student(ApiModel):
 
     uri: Uri | None = None
     sha256: Sha256 | None = None
-    width: q.Percent | None = None
+    width: q.Percent | None = Field(None, description="Share of the teacher's channels, such as 50%.")
     rules = (
         Rule(
             "has(self.uri) != has(self.width)",
@@ -227,7 +238,7 @@ class DistillStep(ApiModel):
     """Train a student on the teacher."""
 
     method: DistillMethod = DistillMethod.KNOWLEDGE
-    temperature: q.DecimalString = "4"
+    temperature: q.DecimalString = Field("4", description="Softens the teacher's answers; a decimal number in quotes.")
     student: Student
 
 
@@ -259,9 +270,9 @@ class Compression(ApiModel):
 class LabelSelectorRequirement(ApiModel):
     """As in core/v1."""
 
-    key: Name
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: Annotated[tuple[LabelValue, ...], Field(max_length=256)] = ()
+    key: Name = Field(description="The label's key.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How `values` are meant.")
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=256, description="For In and NotIn.")] = ()
     rules = (
         Rule(
             "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
@@ -276,8 +287,12 @@ class LabelSelector(ApiModel):
 
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
-    match_labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(default_factory=dict)
-    match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=64)] = ()
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+        default_factory=dict, description="Labels of the Node (or EdgeNode) that must all be so."
+    )
+    match_expressions: Annotated[
+        tuple[LabelSelectorRequirement, ...], Field(max_length=64, description="Requirements that must all hold.")
+    ] = ()
 
     def matches(self, labels: dict[str, str]) -> bool:
         """Whether an object with these labels is selected."""
@@ -306,26 +321,41 @@ class NodePool(ApiModel):
 class Wave(ApiModel):
     """A cumulative share of the pool, and how long it must stay good before the next wave."""
 
-    nodes: Annotated[int, Field(ge=1, le=100_000)] | q.PositivePercent
-    soak: q.Duration = "0s"
+    nodes: Annotated[int, Field(ge=1, le=100_000)] | q.PositivePercent = Field(
+        description="Nodes that have the revision after this wave, those of earlier waves included: 3, or 25% of the pool."
+    )
+    soak: q.Duration = Field("0s", description="How long the wave must stay good before the next one begins.")
 
 
 class Window(ApiModel):
     """When nodes may switch."""
 
     schedule: CronSchedule = Field(description="When it opens: minute, hour, day of month, month, day of week.")
-    duration: q.Duration
-    time_zone: TimeZone = "UTC"
+    duration: q.Duration = Field(description="How long it stays open, such as 3h.")
+    time_zone: TimeZone = Field("UTC", description="Of the schedule, such as Europe/Berlin.")
 
 
 class Analysis(ApiModel):
-    """A Prometheus query that must hold during a wave."""
+    """A Prometheus query that must hold during the waves and while the revision is held after the last (docs/analysis.md)."""
 
-    name: Name
-    query: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-    success_condition: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    interval: q.Duration = "30s"
-    failure_limit: int = Field(0, ge=0, le=1000)
+    name: Name = Field(description="For messages.")
+    query: Annotated[str, StringConstraints(min_length=1, max_length=4096)] = Field(
+        description="PromQL, with {{namespace}}, {{name}} and {{revision}} of the EdgeModel filled in; its result is `value`."
+    )
+    success_condition: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="What must hold of `value` (CEL; several series: `values`), such as `value < 0.01`."
+    )
+    interval: q.Duration = Field("30s", description="How often it is asked; at least 1s.")
+    failure_limit: int = Field(
+        0, ge=0, le=1000, description="How many failures a wave puts up with; one more rolls back."
+    )
+    rules = (
+        Rule(
+            "duration(self.interval) >= duration('1s')",
+            "interval is too short: give at least 1s",
+            lambda s: q.parse_duration(s.interval) >= timedelta(seconds=1),
+        ),
+    )
 
 
 class Approval(StrEnum):
@@ -338,20 +368,26 @@ class Approval(StrEnum):
 class Rollout(ApiModel):
     """How a revision walks across the pool."""
 
-    waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=32)] = (
-        Wave(nodes=1, soak="30s"),
-        Wave(nodes="25%", soak="30s"),
-        Wave(nodes="100%"),
+    waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=32)] = Field(
+        (Wave(nodes=1, soak="30s"), Wave(nodes="25%", soak="30s"), Wave(nodes="100%")),
+        description="One after another; each may begin when the one before it is complete, good, and has soaked.",
     )
     max_unavailable: Annotated[int, Field(ge=1, le=100_000)] | q.PositivePercent = Field(
         "10%", description="Nodes that may be without a serving model at once, because of us. At least one is allowed."
     )
     max_failures: Annotated[int, Field(ge=0, le=100_000)] | q.Percent = Field(
-        "5%", description="Nodes that may fail before the revision is rolled back."
+        "5%", description="Nodes that may fail; one more, and the revision is rolled back on all of them."
     )
     approval: Approval = Approval.AUTOMATIC
-    windows: Annotated[tuple[Window, ...], Field(max_length=16)] = ()
-    analysis: Annotated[tuple[Analysis, ...], Field(max_length=16), ListMap(("name",))] = ()
+    windows: Annotated[
+        tuple[Window, ...],
+        Field(max_length=16, description="Nodes switch only while one is open; absent: at any time."),
+    ] = ()
+    analysis: Annotated[
+        tuple[Analysis, ...],
+        Field(max_length=16, description="Prometheus queries that must hold, or the revision is rolled back."),
+        ListMap(("name",)),
+    ] = ()
 
 
 class Golden(ApiModel):
@@ -366,9 +402,11 @@ class HealthCheck(ApiModel):
     """What a node must pass before it switches."""
 
     golden: Golden = Golden()
-    max_latency_p99: q.Duration | None = Field(None, alias="maxLatencyP99")
-    max_memory: q.Quantity | None = None
-    timeout: q.Duration = "60s"
+    max_latency_p99: q.Duration | None = Field(
+        None, alias="maxLatencyP99", description="99th percentile of one inference's time on the node."
+    )
+    max_memory: q.Quantity | None = Field(None, description="Peak resident memory of the model's server on the node.")
+    timeout: q.Duration = Field("60s", description="Time for all checks of a node together.")
 
 
 class ServingMode(StrEnum):
@@ -387,17 +425,27 @@ class Serving(ApiModel):
     )
 
 
+class DeletionPolicy(StrEnum):
+    """What becomes of the artifacts in the registry when the EdgeModel is deleted. From its nodes it goes in any case."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class EdgeModelSpec(ApiModel):
     """What the user wants."""
 
     source: Source
     data: Data = Data()
     compression: Compression = Compression()
-    formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=3), ListMap()] = (Format.ONNX,)
+    formats: Annotated[
+        tuple[Format, ...], Field(min_length=1, max_length=3, description="File formats to build."), ListMap()
+    ] = (Format.ONNX,)
     node_pool: NodePool = NodePool()
     rollout: Rollout = Rollout()
     health_check: HealthCheck = HealthCheck()
     serving: Serving = Serving()
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
 
 class EdgeModel(ApiModel):

@@ -98,6 +98,32 @@ class NodeCounts(StatusModel):
     offline: int = 0
 
 
+class AnalysisOutcome(StrEnum):
+    """Success: the condition holds. Failure: it does not. Inconclusive: nobody knows (no answer, no data)."""
+
+    SUCCESS = "Success"
+    FAILURE = "Failure"
+    INCONCLUSIVE = "Inconclusive"
+
+
+class AnalysisStatus(StatusModel):
+    """What a query of `spec.rollout.analysis` has shown in this wave, or in the hold after the last one.
+
+    Only what changes something is noted: a success after a success is not, unless it is the first since the wave was full.
+    """
+
+    name: str
+    query_digest: str = Field(description="Of query and condition: another one begins anew.")
+    since: datetime = Field(description="When the wave, or the hold, began.")
+    outcome: AnalysisOutcome
+    value: str = Field("", description="Of the measurement that was noted last.")
+    message: str = Field("", description="Why it is inconclusive.")
+    measured_at: datetime
+    failures: int = Field(0, description="In this wave; in the hold: in a row.")
+    inconclusive: int = Field(0, description="In a row.")
+    inconclusive_since: datetime | None = None
+
+
 class RolloutStatus(StatusModel):
     """Where the current revision is. `wave` is 0-based; `admitted` is the cumulative node count let in so far.
 
@@ -107,6 +133,7 @@ class RolloutStatus(StatusModel):
     revision: str
     wave: int = 0
     waves: int = 1
+    progress: str = Field("", description="For people: 2/3, the second of three waves has begun; 0/3: none has.")
     admitted: int = 0
     desired: int = Field(0, description="Nodes that the last wave reaches.")
     started_at: datetime | None = None
@@ -116,6 +143,7 @@ class RolloutStatus(StatusModel):
         None, description="When every reachable node of the wave served; soak counts from here."
     )
     failed_nodes: tuple[str, ...] = ()
+    analysis: Annotated[tuple[AnalysisStatus, ...], ListMap(("name",))] = ()
     rolled_back: bool = False
     reason: str = ""
     message: str = ""

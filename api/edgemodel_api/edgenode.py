@@ -13,6 +13,8 @@ from .edgemodel import Budget, HealthCheck, Serving
 from .hardware import Hardware
 from .meta import ObjectMeta
 
+#: Annotation of an EdgeNode: `"true"` asks its agent to remove the standby from the node.
+RETIRE_ANNOTATION = "edgemodel.dev/retire"
 #: A node whose last report is older than this is offline.
 OFFLINE_AFTER_SECONDS = 60.0
 
@@ -176,6 +178,14 @@ class TrialStatus(StatusModel):
         return f"{self.namespace}/{self.name}"
 
 
+class StandbyState(StrEnum):
+    """Waiting: one stands by. Missing: none does, though one should. Retired: it was removed, as was asked for."""
+
+    WAITING = "Waiting"
+    MISSING = "Missing"
+    RETIRED = "Retired"
+
+
 class EdgeNodeStatus(StatusModel):
     """Written by the agent alone."""
 
@@ -186,6 +196,10 @@ class EdgeNodeStatus(StatusModel):
     disk_free_bytes: int = 0
     memory_free_bytes: int = 0
     last_report_time: datetime | None = None
+    serving: str = Field("", description="Models that answer, of those that are assigned: `2/3`.")
+    standby: StandbyState | None = Field(
+        None, description="What serves when the node boots without the API server; absent: not asked for, or not known yet."
+    )
     models: Annotated[tuple[ModelStatus, ...], ListMap(("namespace", "name"))] = ()
     trials: Annotated[tuple[TrialStatus, ...], ListMap(("namespace", "name"))] = ()
 

@@ -41,6 +41,10 @@ _NOT_FOUND = frozenset({404})
 _MAX_PAGES = 20
 
 
+class NotDeletableError(InputError):
+    """The registry has no deletion, or was told to have none."""
+
+
 class Registry(Repository):
     """One repository in a registry.
 
@@ -61,10 +65,11 @@ class Registry(Repository):
     ) -> None:
         self.reference = reference.without_target()
         host = reference.host
-        self._http = transport or Transport(_endpoint(host), lambda: credentials or find_credentials(host))
+        self._http = transport or Transport(endpoint(host), lambda: credentials or find_credentials(host))
         self._base = f"/v2/{reference.repository}"
         self._pull = f"repository:{reference.repository}:pull"
         self._push = f"repository:{reference.repository}:pull,push"
+        self._delete = f"repository:{reference.repository}:delete,pull"
         self._chunk_bytes = chunk_bytes
         self._finalizer = weakref.finalize(self, self._http.close)
 
@@ -169,6 +174,50 @@ class Registry(Repository):
             url = response.url.join(following)
         return tuple(found[d] for d in sorted(found))
 
+    def tags(self) -> tuple[str, ...]:
+        """All tags, sorted; none where there is no such repository.
+
+        Raises:
+            InputError, TransientError: as `Repository`.
+        """
+        url: str | httpx.URL = f"{self._base}/tags/list"
+        found: set[str] = set()
+        for _ in range(_MAX_PAGES):
+            response = self._http.request("GET", url, scope=self._pull, accept=_NOT_FOUND)
+            if response.status_code == HTTPStatus.NOT_FOUND:
+                break
+            listed = parse_object(response.content, what=f"the list of tags of {self.reference}").get("tags")
+            found.update(
+                tag for tag in (listed if isinstance(listed, list) else ()) if isinstance(tag, str) and is_tag(tag)
+            )
+            following = response.links.get("next", {}).get("url")
+            if not following or not self._http.is_own(response.url.join(following)):
+                break
+            url = response.url.join(following)
+        return tuple(sorted(found))
+
+    def delete_manifest(self, digest: str) -> bool:
+        """Delete a manifest and, with it, its tags; False: it was not there.
+
+        Raises:
+            NotDeletableError: the registry deletes nothing.
+            InputError: it does not let us.
+            TransientError: as `Repository`.
+        """
+        hex_of(digest)
+        response = self._http.request(
+            "DELETE",
+            f"{self._base}/manifests/{digest}",
+            scope=self._delete,
+            accept=_NOT_FOUND | {HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED},
+        )
+        if response.status_code in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):
+            raise NotDeletableError(
+                f"{self._http.host} answers {response.status_code} to DELETE: it deletes nothing; allow it there (for the"
+                " distribution registry: REGISTRY_STORAGE_DELETE_ENABLED=true)"
+            )
+        return response.status_code != HTTPStatus.NOT_FOUND
+
     def _manifest(self, tag_or_digest: str) -> tuple[Descriptor, bytes] | None:
         if not is_digest(tag_or_digest) and not is_tag(tag_or_digest):
             raise InputError(f"{tag_or_digest[:150]!r} is neither tag nor sha256 digest: correct the reference")
@@ -240,7 +289,7 @@ class Registry(Repository):
             )
 
 
-def _endpoint(host: str) -> str:
+def endpoint(host: str) -> str:
     """Docker Hub's registry has another name than its images."""
     return "registry-1.docker.io" if host in ("docker.io", "index.docker.io") else host
 

@@ -56,6 +56,8 @@ class Transport:
         host: `host[:port]`.
         credentials: gives those to use; called once, where the registry asks for some.
         plain_http: None: by `is_plain_http`.
+        timeout: of each connection, and of each read and write.
+        tries: of a request that does not say otherwise.
     """
 
     def __init__(
@@ -64,15 +66,18 @@ class Transport:
         credentials: Callable[[], Credentials | None],
         *,
         plain_http: bool | None = None,
+        timeout: httpx.Timeout = _TIMEOUT,
+        tries: int = TRIES,
     ) -> None:
         self.host = host
+        self._tries = tries
         plain = is_plain_http(host) if plain_http is None else plain_http
         self.base = httpx.URL(f"{'http' if plain else 'https'}://{host}")
         self._plain = plain
         self._authorization: dict[str, str] = {}
         # A proxy of the environment is none for this machine itself.
         self._client = httpx.Client(
-            timeout=_TIMEOUT,
+            timeout=timeout,
             trust_env=not plain,
             headers={"User-Agent": "edgemodel", "Accept-Encoding": "identity"},
         )
@@ -92,7 +97,7 @@ class Transport:
         body: Body | None = None,
         accept: frozenset[int] = frozenset(),
         limit: int = SMALL_BODY_BYTES,
-        tries: int = TRIES,
+        tries: int | None = None,
     ) -> httpx.Response:
         """One request with a small answer, read whole.
 
@@ -125,7 +130,7 @@ class Transport:
         body: Body | None = None,
         accept: frozenset[int] = frozenset(),
         limit: int | None = None,
-        tries: int = TRIES,
+        tries: int | None = None,
     ) -> Iterator[httpx.Response]:
         """As `request`, but without `limit` the body is left to the caller (`chunks_of`), who must not expect retries."""
         target = self.base.join(url)
@@ -142,7 +147,7 @@ class Transport:
                 raise
             return response
 
-        response = self._retrying(attempt, tries)
+        response = self._retrying(attempt, self._tries if tries is None else tries)
         try:
             yield response
         finally:

@@ -20,6 +20,7 @@ def conditions_of(
         reasons.COMPRESSED: outcome.compressed,
         reasons.TRIALED: outcome.trialed,
         reasons.ROLLED_OUT: outcome.rolled_out,
+        reasons.ANALYZED: outcome.analyzed,
         reasons.RECONCILING: Flag(True, outcome.doing) if outcome.doing is not None else None,
         reasons.STALLED: Flag(True, outcome.stalled) if outcome.stalled is not None else None,
     }

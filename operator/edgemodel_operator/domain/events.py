@@ -12,7 +12,13 @@ from .text import counted, listed
 
 def events_of(before: EdgeModelStatus, after: EdgeModelStatus) -> tuple[Event, ...]:
     """In the order in which a reader wants them: revision, compression, trials, rollout, trouble."""
-    return (*_revision(before, after), *_trials(before, after), *_rollout(before, after), *_waits(before, after))
+    return (
+        *_revision(before, after),
+        *_trials(before, after),
+        *_rollout(before, after),
+        *_analysis(before, after),
+        *_waits(before, after),
+    )
 
 
 def _revision(before: EdgeModelStatus, after: EdgeModelStatus) -> list[Event]:
@@ -65,6 +71,19 @@ def _rollout(before: EdgeModelStatus, after: EdgeModelStatus) -> list[Event]:
         if ready is not None:
             events.append(Event("Normal", ready.reason, f"revision {new.revision}: {ready.message}"))
     return events
+
+
+def _analysis(before: EdgeModelStatus, after: EdgeModelStatus) -> list[Event]:
+    """A query that fails or has no answer, and that all is well again; the rollback tells itself."""
+    old, new = _pair(before, after, reasons.ANALYZED)
+    if new is None or (old is not None and old.reason == new.reason):
+        return []
+    if after.rollout is not None and after.rollout.rolled_back:
+        return []
+    if new.reason in (reasons.ANALYSIS_FAILED, reasons.ANALYSIS_INCONCLUSIVE):
+        return [Event("Warning", new.reason, new.message)]
+    trouble = old is not None and old.reason in (reasons.ANALYSIS_FAILED, reasons.ANALYSIS_INCONCLUSIVE)
+    return [Event("Normal", new.reason, new.message)] if trouble and new.status == "True" else []
 
 
 _WAITS = frozenset(

@@ -1,4 +1,4 @@
-"""When the next wave begins: the soak is over, nothing failed too often, a window is open, a person approved."""
+"""When the next wave begins: the soak is over, the analysis says yes, a window is open, a person approved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Approval
 from edgemodel_api.edgemodel_status import ANNOTATION_APPROVED, RolloutStatus
 
+from . import analysis, analysis_text
 from .assign import Goal
 from .observed import Observed
 from .outcome import Say
@@ -36,12 +37,14 @@ def next_waves(stand: Stand, pool: Pool, rollout: RolloutStatus) -> tuple[Rollou
                 return rollout, None
             if not line.settled(stand.quota(rollout)):
                 return rollout, None
+            if unproven := analysis_text.waiting(stand.observed.model, rollout):
+                return rollout, unproven
             if upcoming == len(stand.counts):
-                return rollout.replace(finished_at=stand.now), None
+                return analysis.held(rollout, stand.now), None
         gate = _gate(stand, rollout.revision, upcoming)
         if gate is not None:
             return rollout, gate
-        rollout = rollout.replace(wave=upcoming, wave_started_at=stand.now, wave_complete_at=None)
+        rollout = rollout.replace(wave=upcoming, wave_started_at=stand.now, wave_complete_at=None, analysis=())
 
 
 def _soaking(stand: Stand, rollout: RolloutStatus, line: Line) -> RolloutStatus:

@@ -10,6 +10,8 @@ from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgenode import OFFLINE_AFTER_SECONDS, EdgeNode
 from edgemodel_api.job import JobResult
 
+from .analysis import Measurement
+
 
 class JobState(StrEnum):
     """Running: started and not ended. Finished: it left a result. Lost: it ended without one (killed, evicted)."""
@@ -37,12 +39,14 @@ class Settings:
     """What the operator was started with.
 
     `output`: where artifacts go, `oci-layout:///dir` or `oci://host/repo`. `offline_after`: age of the last report
-    from which a node is offline. `base_dir`: folder against which relative `file:` URIs are resolved.
+    from which a node is offline. `base_dir`: folder against which relative `file:` URIs are resolved. `can_measure`:
+    whether there is a Prometheus for `spec.rollout.analysis`.
     """
 
     output: str
     offline_after: timedelta = timedelta(seconds=OFFLINE_AFTER_SECONDS)
     base_dir: str = "."
+    can_measure: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Observed:
     """Everything that `plan` may look at.
 
     `now` is an aware datetime. `nodes` are all EdgeNodes; the pool is selected inside. `job` is that of the revision
-    that `resolve.wanted_revision` names, or None if there is none.
+    that `resolve.wanted_revision` names, or None if there is none. `measurements`: of the probes that an earlier plan
+    asked for; those that were counted already may be among them.
     """
 
     now: datetime
@@ -58,3 +63,4 @@ class Observed:
     nodes: tuple[EdgeNode, ...]
     job: JobView | None
     settings: Settings
+    measurements: tuple[Measurement, ...] = ()

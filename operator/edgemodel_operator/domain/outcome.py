@@ -8,6 +8,7 @@ from datetime import datetime
 from edgemodel_api.edgemodel_status import EdgeModelStatus
 
 from .actions import StartJob
+from .analysis import Probe
 from .pool import Pool
 
 
@@ -31,8 +32,8 @@ class Flag:
 class Outcome:
     """One pass, decided.
 
-    `compressed`, `trialed`, `rolled_out`: conditions; None: not known yet. `doing`: why Reconciling is True; None: it
-    is not. `stalled`: likewise. `ready`: whether what is meant to serve does.
+    `compressed`, `trialed`, `rolled_out`, `analyzed`: conditions; None: not known yet. `doing`: why Reconciling is True; None: it
+    is not. `stalled`: likewise. `ready`: whether what is meant to serve does. `probes`: what shall be measured.
     """
 
     pool: Pool
@@ -45,3 +46,5 @@ class Outcome:
     stalled: Say | None = None
     start: StartJob | None = None
     wakes: tuple[datetime | None, ...] = ()
+    analyzed: Flag | None = None
+    probes: tuple[Probe, ...] = ()

@@ -8,7 +8,8 @@ from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import EdgeModelStatus
 from edgemodel_api.errors import InputError
 
-from . import rollback
+from . import analysis, rollback
+from .analysis_text import analyzed
 from .assign import Goal
 from .counts import in_numbers, node_counts, quorum_of, serving_goal, waiting_on, where
 from .failures import summary
@@ -28,11 +29,15 @@ from .windows import WindowState, window_state
 def decide(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Outcome:
     """One pass over a model that is not being deleted. `status` is carried over to the wanted revision."""
     pool = tuple(m if m.trial is None or m.trial.revision == status.revision else m.with_trial(None) for m in pool)
-    if observed.model.spec.rollout.analysis:
-        names = listed([a.name for a in observed.model.spec.rollout.analysis])
-        message = f"spec.rollout.analysis ({names}) is not supported by this version: remove it; nothing is changed until then"
+    wanted = observed.model.spec.rollout.analysis
+    if wanted and not observed.settings.can_measure:
+        message = (
+            f"spec.rollout.analysis ({listed([a.name for a in wanted])}) needs a Prometheus: start the operator with"
+            " --prometheus-url (edgemodel run has none), or remove the analysis; nothing is changed until then"
+        )
         return _held(observed, status, pool, Say(reasons.NOT_SUPPORTED, message))
     try:
+        analysis.check(observed.model)
         window = window_state(observed.model.spec.rollout.windows, observed.now)
     except InputError as error:
         return _held(observed, status, pool, Say(reasons.INVALID_INPUT, error.message))
@@ -62,7 +67,11 @@ def _after_compression(
     if rolled.status.rollout is not None and rolled.status.rollout.rolled_back:
         return _back(observed, rolled.status, rolled.pool, compressed)
     rolled = dataclasses.replace(rolled, wakes=(*rolled.wakes, *(p.due for p in tried.pending)))
-    return _rolling(observed, rolled, goal, window, compressed=compressed, trialed=trialed)
+    outcome = _rolling(observed, rolled, goal, window, compressed=compressed, trialed=trialed)
+    if rolled.status.rollout is None:
+        return outcome
+    probes = analysis.probes_of(observed.model, rolled.status.rollout)
+    return dataclasses.replace(outcome, analyzed=analyzed(observed.model, rolled.status.rollout), probes=probes)
 
 
 # --- before the rollout
@@ -172,7 +181,13 @@ def _rolling(
     wakes = rolled.wakes
     if rollout.finished_at is None:
         say = _progress(observed, rolled, goal, window, text)
-        return Outcome(pool, status, Flag(False, say), compressed, trialed, Flag(False, say), say, None, wakes=wakes)
+        unanswered = rolled.stalls_at is not None and rolled.stalls_at <= observed.now
+        # As long as anything else is under way, the analysis is not what everything waits for.
+        stalls = unanswered and say.reason == reasons.ANALYSIS_INCONCLUSIVE
+        doing, stalled = (None, say) if stalls else (say, None)
+        return Outcome(
+            pool, status, Flag(False, say), compressed, trialed, Flag(False, say), doing, stalled, wakes=wakes
+        )
     counts = node_counts(pool, status.revision, rollout)
     everybody = counts.updated >= rollout.desired
     reason = reasons.ROLLED_OUT_TO_ALL if everybody else reasons.ROLLED_OUT_TO_QUORUM
@@ -221,6 +236,7 @@ def _back(observed: Observed, status: EdgeModelStatus, pool: Pool, compressed: F
     settled = rollback.roll_back(observed, tuple(m.with_trial(None) for m in pool), status.revision, good)
     trialed = _trialed(Tried(settled.pool, status, ()))
     said = Say(reasons.ROLLED_BACK, rollout.message)
+    measured = Flag(False, Say(rollout.reason, rollout.message)) if rollout.reason == reasons.ANALYSIS_FAILED else None
     doing = None
     if settled.under_way:
         left = f"{counted(len(settled.under_way), 'node is', 'nodes are')} not yet put back: {listed(list(settled.under_way))}"
@@ -231,6 +247,8 @@ def _back(observed: Observed, status: EdgeModelStatus, pool: Pool, compressed: F
         serving, quorum = serving_goal(settled.pool, good), quorum_of(settled.pool, good, len(pool))
         text = f"{serving}/{counted(len(pool), 'node')} serve revision {good.revision}; {rollout.message}"
         ready = Flag(serving >= quorum, Say(reasons.ROLLED_BACK, shortened(text)))
+    wakes = (settled.wake_at,)
+    rolled_out = Flag(False, said)
     return Outcome(
-        settled.pool, status, ready, compressed, trialed, Flag(False, said), doing, said, wakes=(settled.wake_at,)
+        settled.pool, status, ready, compressed, trialed, rolled_out, doing, said, wakes=wakes, analyzed=measured
     )

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from edgemodel_api import reasons
-from edgemodel_api.edgemodel_status import EdgeModelStatus
+from edgemodel_api.edgemodel_status import EdgeModelStatus, RolloutStatus
 
 from .actions import Action, Assign, AssignTrial, Event, Unassign, UnassignTrial
+from .analysis import Probe
 from .carry import carried_over
 from .conditions import conditions_of
 from .counts import node_counts
@@ -28,12 +29,14 @@ class Plan:
     Carry out a StartJob first, then write `status`, then carry out the rest: a rollback that was begun is remembered
     before it touches the nodes from which it was decided. Whatever is cut short, the next plan goes on from there.
     Nothing changes until an object does, or until `wake_at`. An adapter must see its own writes in its next pass.
+    `probes` are what shall be measured from now on, instead of what earlier plans asked for.
     """
 
     actions: tuple[Action, ...]
     status: EdgeModelStatus
     events: tuple[Event, ...]
     wake_at: datetime | None
+    probes: tuple[Probe, ...] = ()
 
 
 def plan(observed: Observed) -> Plan:
@@ -52,6 +55,7 @@ def plan(observed: Observed) -> Plan:
     status = status.replace(
         nodes=node_counts(outcome.pool, status.revision, status.rollout),
         conditions=conditions_of(model.status.conditions, outcome, model.metadata.generation, now),
+        rollout=_with_progress(status.rollout),
     )
     actions: list[Action] = [] if outcome.start is None else [outcome.start]
     for before, after in zip(pool, outcome.pool, strict=True):
@@ -59,7 +63,14 @@ def plan(observed: Observed) -> Plan:
     for m in others:
         actions += _differences(observed, m, m.with_assigned(None).with_trial(None))
     wakes = [w for w in (*outcome.wakes, goes_offline_at(pool, observed.settings.offline_after)) if w and w > now]
-    return Plan(tuple(actions), status, events_of(model.status, status), min(wakes, default=None))
+    return Plan(tuple(actions), status, events_of(model.status, status), min(wakes, default=None), outcome.probes)
+
+
+def _with_progress(rollout: RolloutStatus | None) -> RolloutStatus | None:
+    if rollout is None:
+        return None
+    begun = rollout.wave + 1 if rollout.wave_started_at is not None else 0
+    return rollout.replace(progress=f"{begun}/{rollout.waves}")
 
 
 def _differences(observed: Observed, before: Member, after: Member) -> list[Action]:

@@ -12,7 +12,7 @@ from datetime import datetime
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import FAILED_NODES_LIMIT, EdgeModelStatus, RevisionResult, RolloutStatus
 
-from . import admission, assign, history
+from . import admission, analysis, assign, history
 from .assign import Goal
 from .failures import NODE_RETRIES, Failure, failures_of, retry, summary
 from .gates import next_waves
@@ -30,7 +30,7 @@ class Rolled:
     """What a pass made of a rollout.
 
     `waiting`: why the rollout does not go on by itself just now; None: it works, soaks, or is over. `soaked_at`: when
-    the soak is over.
+    the soak is over. `stalls_at`: from when on somebody has to look, if it waits for an analysis.
     """
 
     pool: Pool
@@ -39,6 +39,7 @@ class Rolled:
     waiting: Say | None = None
     soaked_at: datetime | None = None
     wakes: tuple[datetime | None, ...] = ()
+    stalls_at: datetime | None = None
 
 
 def roll(observed: Observed, status: EdgeModelStatus, pool: Pool, goal: Goal, window: WindowState) -> Rolled:
@@ -54,6 +55,10 @@ def roll(observed: Observed, status: EdgeModelStatus, pool: Pool, goal: Goal, wi
     failures = failures_of(pool, rollout)
     if why := _too_many(stand, pool, rollout, failures):
         return Rolled(pool, _rolled_back(status, rollout, failures, why, stand.now), failures)
+    rollout = analysis.counted(observed.model, observed.measurements, rollout, stand.now)
+    if why := _badly_measured(stand, status, rollout):
+        back = _rolled_back(status, rollout, failures, why, stand.now, reason=reasons.ANALYSIS_FAILED)
+        return Rolled(pool, back, failures)
     again = retry(observed, pool, goal.revision, may_switch=window.open, free=stand.limit - used_slots(pool))
     pool, more = again.pool, True
     while more:
@@ -64,8 +69,9 @@ def roll(observed: Observed, status: EdgeModelStatus, pool: Pool, goal: Goal, wi
     failures = failures_of(pool, rollout)
     status = _recorded(stand, status, pool, rollout, failures)
     soaked_at = None if rollout.finished_at is not None else stand.soaked_at(rollout)
-    wakes = (again.wake_at, soaked_at, window.changes_at)
-    return Rolled(pool, status, failures, waiting, soaked_at, wakes)
+    stalls_at = _stalls_at(stand, rollout)
+    wakes = (again.wake_at, soaked_at, window.changes_at, stalls_at)
+    return Rolled(pool, status, failures, waiting, soaked_at, wakes, stalls_at)
 
 
 def _current(status: EdgeModelStatus, stand: Stand) -> RolloutStatus:
@@ -93,15 +99,40 @@ def _too_many(stand: Stand, pool: Pool, rollout: RolloutStatus, failures: tuple[
     return ""
 
 
+def _badly_measured(stand: Stand, status: EdgeModelStatus, rollout: RolloutStatus) -> str:
+    """Why the analysis wants the revision to go; empty: it may stay.
+
+    Once all waves are through, a revision without a predecessor stays: a model that answers is better than none.
+    """
+    if rollout.finished_at is not None and history.last_good(status.history, but=status.revision) is None:
+        return ""
+    return analysis.too_many(stand.observed.model, rollout)
+
+
+def _stalls_at(stand: Stand, rollout: RolloutStatus) -> datetime | None:
+    """From when on somebody has to look at an analysis that stays without an answer; in the hold nobody has to."""
+    if rollout.finished_at is not None:
+        return None
+    model = stand.observed.model
+    known = (analysis.stalls_at(analysis.record_of(a, rollout)) for a in model.spec.rollout.analysis)
+    return min((at for at in known if at is not None), default=None)
+
+
 def _rolled_back(
-    status: EdgeModelStatus, rollout: RolloutStatus, failures: tuple[Failure, ...], why: str, now: datetime
+    status: EdgeModelStatus,
+    rollout: RolloutStatus,
+    failures: tuple[Failure, ...],
+    why: str,
+    now: datetime,
+    *,
+    reason: str = reasons.TOO_MANY_FAILURES,
 ) -> EdgeModelStatus:
     good = history.last_good(status.history, but=status.revision)
     where = f"back to revision {good.revision}" if good is not None else "no earlier revision to go back to: removed"
-    message = shortened(f"{why}; {where}; {summary(failures)}")
+    message = shortened("; ".join(part for part in (why, where, summary(failures)) if part))
     rollout = rollout.replace(
         rolled_back=True,
-        reason=reasons.TOO_MANY_FAILURES,
+        reason=reason,
         message=message,
         failed_nodes=_names(failures),
         finished_at=now,

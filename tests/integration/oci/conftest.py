@@ -47,14 +47,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def registry_process(folder: Path, *, htpasswd: str | None = None):
+def registry_process(folder: Path, *, htpasswd: str | None = None, deletes: bool = False):
     """`host:port` of a registry that stores into `folder`."""
     folder.mkdir()
     port = free_port()
     config = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": deletes}},
         "http": {"addr": f"127.0.0.1:{port}"},
     }
     if htpasswd is not None:
@@ -91,6 +91,13 @@ def registry(tmp_path_factory) -> str:
 def guarded_registry(tmp_path_factory) -> str:
     """`host:port` of a registry that wants USER and PASSWORD."""
     with registry_process(tmp_path_factory.mktemp("registry") / "guarded", htpasswd=HTPASSWD) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def deleting_registry(tmp_path_factory) -> str:
+    """`host:port` of a registry that wants USER and PASSWORD, and deletes."""
+    with registry_process(tmp_path_factory.mktemp("registry") / "deleting", htpasswd=HTPASSWD, deletes=True) as host:
         yield host
 
 

@@ -87,9 +87,22 @@ def test_names_and_scopes():
     assert all(spec["versions"][0]["subresources"] == {"status": {}} for spec in built.values())
 
 
-def test_a_status_has_no_defaults(crd_schema):
+def test_a_status_that_was_written_has_no_defaults(crd_schema):
     for kind in ("EdgeModel", "EdgeNode"):
-        assert [p for p, s in nodes(crd_schema(kind)["properties"]["status"]) if "default" in s] == []
+        found = [p for p, s in nodes(crd_schema(kind)["properties"]["status"]) if p and "default" in s]
+        assert found == [], kind
+
+
+def test_nobody_takes_a_new_object_for_one_that_was_looked_at(crd_schema):
+    """kstatus calls an object without observedGeneration Current (tests/cluster/test_kstatus.py asks its own library)."""
+    assert crd_schema("EdgeModel")["properties"]["status"]["default"] == {"observedGeneration": -1}
+    assert "default" not in crd_schema("EdgeNode")["properties"]["status"], "the agent's report is its status"
+
+
+def test_every_field_of_a_spec_is_explained(crd_schema):
+    """`kubectl explain edgemodel.spec.rollout` is the reference that people have at hand."""
+    spec = crd_schema("EdgeModel")["properties"]["spec"]
+    assert [p for p, s in nodes(spec) if not p.endswith(("[]", ".*")) and not s.get("description")] == []
 
 
 def test_files_are_what_the_types_say(capsys):

@@ -6,6 +6,7 @@ python testbed/cluster.py cut|heal|reboot NODE    the cable, the power
 python testbed/cluster.py fill|drain NODE         its disk, if it has one of its own
 python testbed/cluster.py push IMAGE              to the test bed's registry; prints the name that pods use
 python testbed/cluster.py base [ARCHITECTURE]     make the base image (amd64, arm64); prints its name
+python testbed/cluster.py images [NAME…]          build and push the project's own; prints NAME=what pods use
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import disks
 import emulation
 import images
 import network
+import project_images
 import settings as s
 import simulated
 from certs import Authority
@@ -195,6 +197,8 @@ def main() -> int:
         commands.add_parser(name).add_argument("node")
     commands.add_parser("push").add_argument("image")
     commands.add_parser("base").add_argument("architecture", nargs="?", choices=("amd64", "arm64"), default="amd64")
+    own = commands.add_parser("images")
+    own.add_argument("name", nargs="*", metavar="NAME", help=f"of {', '.join(project_images.names())}; default: all")
     options = parser.parse_args()
     bed = s.bed()
     try:
@@ -207,6 +211,9 @@ def main() -> int:
             down(bed)
         elif options.command == "push":
             print(images.push_image(options.image))
+        elif options.command == "images":
+            for name, image in project_images.project_images(bed, tuple(options.name)).items():
+                print(f"{name}={image}")
         elif options.command == "base":
             print(images.base(options.architecture))
         else:

@@ -77,7 +77,7 @@ def read_manifest(path: Path) -> ManifestFile:
         InputError: the manifest is wrong, or a local file is missing, unreadable, or not the one whose sha256 is given.
     """
     model, base_dir = load_manifest(path)
-    _check_windows(model)
+    _check_rollout(model)
     files: list[LocalFile] = []
     changed: dict[str, RemoteFile] = {}
     for field, remote in remote_files(model):
@@ -94,8 +94,12 @@ def read_manifest(path: Path) -> ManifestFile:
     return ManifestFile(model.replace(spec=spec), base_dir, tuple(files))
 
 
-def _check_windows(model: EdgeModel) -> None:
-    """What a schema cannot say of schedules and time zones, the plan's own reader says."""
+def _check_rollout(model: EdgeModel) -> None:
+    """What a schema cannot say of schedules, time zones and conditions, the plan's own readers say."""
+    if model.spec.rollout.analysis:
+        from edgemodel_operator.domain.analysis import check
+
+        check(model)
     if model.spec.rollout.windows:
         from edgemodel_operator.domain.windows import window_state  # only where there are any: it loads cronsim
 

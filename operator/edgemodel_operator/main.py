@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The operator; its exit code."""
     given = parser().parse_args(arguments)
     kopf.configure(log_format=kopf.LogFormat.FULL)
-    for chatty in ("kopf", "aiohttp.access"):
+    for chatty in ("kopf", "aiohttp.access", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         run(settings_of(given))

@@ -60,6 +60,17 @@ class OperatorMetrics:
         self.gates = Counter("edgemodel_gate_results", "Variants chosen or refused on hardware, by reason.",
                              ("accepted", "reason"), registry=r)  # fmt: skip
 
+        self.measurements = Counter(
+            "edgemodel_analysis_measurements",
+            "Answers to the queries of spec.rollout.analysis, by outcome.",
+            (*_MODEL, "analysis", "outcome"),
+            registry=r,
+        )
+
+    def measured(self, key: str, analysis: str, outcome: str) -> None:
+        """A query of an EdgeModel had an answer, or none."""
+        self.measurements.labels(*key.split("/", 1), analysis, outcome).inc()
+
     def observe_model(self, key: str, before: EdgeModelStatus, after: EdgeModelStatus) -> None:
         """Set the gauges from the status that was written, and count what is new in it."""
         labels = tuple(key.split("/", 1))
@@ -98,7 +109,7 @@ class OperatorMetrics:
     def forget_model(self, key: str) -> None:
         """Its series end with it."""
         namespace, _, name = key.partition("/")
-        for gauge in (self.ready, self.stalled, self.nodes, self.wave, self.progress, self.duration):
+        for gauge in (self.ready, self.stalled, self.nodes, self.wave, self.progress, self.duration, self.measurements):
             gauge.remove_by_labels({"namespace": namespace, "name": name})
 
     def serve(self, port: int) -> None:

@@ -57,6 +57,8 @@ class OperatorSettings:
         resync: seconds between two complete listings (what a watch missed is seen then).
         offline_after: age of a node's last report from which it is offline.
         health_port, metrics_port: 0: not served.
+        prometheus_url: where the queries of `spec.rollout.analysis` are asked; empty: nowhere.
+        prometheus_token_file: a file with a bearer token for it.
     """
 
     output: str
@@ -68,6 +70,8 @@ class OperatorSettings:
     offline_after: timedelta = field(default=timedelta(seconds=OFFLINE_AFTER_SECONDS))
     health_port: int = 0
     metrics_port: int = 0
+    prometheus_url: str = ""
+    prometheus_token_file: str = ""
 
     def output_of(self, namespace: str, name: str) -> str:
         """The repository of one EdgeModel's artifacts."""
@@ -100,6 +104,8 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     add("offline-after", f"{OFFLINE_AFTER_SECONDS:.0f}s", "age of the last report from which a node is offline")
     add("health-port", "0", "port of the liveness endpoint /healthz; 0: none")
     add("metrics-port", "0", "port of Prometheus metrics; 0: none")
+    add("prometheus-url", "", "Prometheus that is asked by spec.rollout.analysis, such as http://prometheus:9090")
+    add("prometheus-token-file", "", "file with a bearer token for it")
     return top
 
 
@@ -138,6 +144,8 @@ def settings_of(given: argparse.Namespace) -> OperatorSettings:
         offline_after=_checked("offline_after", given.offline_after, _time),
         health_port=_checked("health_port", given.health_port, _count(0, 65535)),
         metrics_port=_checked("metrics_port", given.metrics_port, _count(0, 65535)),
+        prometheus_url=given.prometheus_url,
+        prometheus_token_file=given.prometheus_token_file,
     )
 
 

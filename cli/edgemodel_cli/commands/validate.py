@@ -99,6 +99,8 @@ def notes(model: EdgeModel) -> Iterator[str]:
     others = [f for f in spec.formats if f is not Format.ONNX]
     if others:
         yield f"spec.formats: {', '.join(others)} not supported yet: a run will refuse it; leave ONNX"
+    if spec.rollout.analysis:
+        yield "spec.rollout.analysis needs a Prometheus, and so the operator on a cluster: edgemodel run will refuse it"
     if text := short_of_all(spec.rollout):
         yield f"other nodes than these get nothing: {text}"
     for field, remote in remote_files(model):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgemodel_api.errors import EdgeModelError
 from edgemodel_operator.k8s.cache import Cache
@@ -15,6 +16,8 @@ from edgemodel_operator.k8s.listing import Intake, Listing
 from edgemodel_operator.k8s.reconcile import Reconciler
 from edgemodel_operator.k8s.workers import Workers
 from edgemodel_operator.metrics import OperatorMetrics
+from edgemodel_operator.prometheus.client import Prometheus
+from edgemodel_operator.prometheus.measurer import Measurer
 from edgemodel_operator.settings import OperatorSettings
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,10 @@ class App:
         s = self.settings
         self.intake = Intake(self.cache, s.offline_after)
         self.listing = Listing(self.cluster, self.intake, s.namespaces)
-        self.reconciler = Reconciler(self.cluster, self.cache, s, self.metrics)
+        token = Path(s.prometheus_token_file) if s.prometheus_token_file else None
+        prometheus = Prometheus(s.prometheus_url, token) if s.prometheus_url else None
+        self.measurer = Measurer(prometheus, self._measured, self.metrics)
+        self.reconciler = Reconciler(self.cluster, self.cache, s, self.metrics, self.measurer)
         labeller = Labeller(self.cluster, self.cache)
         self.workers = Workers("EdgeModel", self.reconciler.run, threads=s.workers, metrics=self.metrics)
         self.labels = Workers("Node", labeller.run, threads=1, metrics=self.metrics)
@@ -45,6 +51,7 @@ class App:
         Raises:
             EdgeModelError: it cannot be listed.
         """
+        self.measurer.start()
         await self.look()
         self.relisting = asyncio.create_task(self._look_again(), name="relisting")
 
@@ -69,10 +76,15 @@ class App:
         for key in keys:
             self.workers.wake(key)
 
+    def _measured(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.workers.wake(key)
+
     async def stop(self) -> None:
         """End all work; then let the EdgeModels go, as nobody may come to take our finalizers off."""
         if self.relisting is not None:
             self.relisting.cancel()
+        await self.measurer.close()
         await self.workers.close()
         await self.labels.close()
         await asyncio.to_thread(self._release_all)

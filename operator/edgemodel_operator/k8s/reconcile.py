@@ -15,6 +15,7 @@ from edgemodel_operator.domain.apply import apply_to_spec
 from edgemodel_operator.domain.observed import Observed, Settings
 from edgemodel_operator.domain.plan import Plan, plan, wanted_revision
 from edgemodel_operator.metrics import OperatorMetrics
+from edgemodel_operator.prometheus.measurer import Measurer
 from edgemodel_operator.settings import OperatorSettings
 
 from . import objects
@@ -40,6 +41,7 @@ class Reconciler:
     cache: Cache
     settings: OperatorSettings
     metrics: OperatorMetrics
+    measurer: Measurer
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:
@@ -61,6 +63,7 @@ class Reconciler:
             self._take_away(model, planned)
             return None
         self.apply(model, planned)
+        self.measurer.want(key, planned.probes)
         self.metrics.observe_model(key, model.status, planned.status)
         looks = [self.jobs.look_again(model, planned.status), planned.wake_at]
         return min((at for at in looks if at is not None), default=None)
@@ -71,10 +74,17 @@ class Reconciler:
         nodes = tuple(node for _, node in sorted(self.cache.nodes.all().items()))
         revision, _ = wanted_revision(model, nodes)
         settings = Settings(
-            output=self.settings.output_of(meta.namespace, meta.name), offline_after=self.settings.offline_after
+            output=self.settings.output_of(meta.namespace, meta.name),
+            offline_after=self.settings.offline_after,
+            can_measure=self.measurer.can_measure,
         )
         return Observed(
-            now=self.clock(), model=model, nodes=nodes, job=self.jobs.view(model, revision), settings=settings
+            now=self.clock(),
+            model=model,
+            nodes=nodes,
+            job=self.jobs.view(model, revision),
+            settings=settings,
+            measurements=self.measurer.measurements(model.key),
         )
 
     def apply(self, model: EdgeModel, planned: Plan) -> None:
@@ -151,7 +161,11 @@ class Reconciler:
         """From every node's spec, then let it go: no node has to answer, so nothing can hold a namespace back."""
         self._write_nodes([a for a in planned.actions if not isinstance(a, StartJob)])
         self.release(model)
-        self.metrics.forget_model(model.key)
+        self._forget(model.key)
+
+    def _forget(self, key: str) -> None:
+        self.measurer.want(key, ())
+        self.metrics.forget_model(key)
 
     def _sweep(self, key: str) -> None:
         """What was deleted while no operator ran is taken from the nodes."""
@@ -164,7 +178,7 @@ class Reconciler:
                     UnassignTrial(node.metadata.name, namespace, name),
                 ]
         self._write_nodes(actions)
-        self.metrics.forget_model(key)
+        self._forget(key)
         self.jobs.forget_model(key)
 
     def strays(self) -> set[str]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from edgemodel_api.edgemodel import EdgeModel, EdgeModelSpec, Rollout
-from edgemodel_api.edgemodel_status import EdgeModelStatus
+from edgemodel_api.edgemodel_status import AnalysisOutcome, EdgeModelStatus
 from edgemodel_api.edgenode import (
     ArtifactTarget,
     AssignedModel,
@@ -31,6 +31,7 @@ from edgemodel_api.hardware import PLATFORM_OF, Hardware, HardwareClass
 from edgemodel_api.job import JobResult, Outcome, VariantSummary
 from edgemodel_api.meta import Condition, ObjectMeta, get_condition
 from edgemodel_operator.domain.actions import Action, Assign, StartJob
+from edgemodel_operator.domain.analysis import Measurement, Probe
 from edgemodel_operator.domain.apply import apply_to_spec
 from edgemodel_operator.domain.observed import JobState, JobView, Observed, Settings
 from edgemodel_operator.domain.plan import Plan, plan, wanted_revision
@@ -304,6 +305,10 @@ class World:
     accepted: set = dataclasses.field(default_factory=set)
     last: Plan | None = None
     check: Callable[[World, Observed, Plan], None] | None = None
+    #: What Prometheus says to a probe: an outcome, or one with its value and message. None: there is no Prometheus.
+    prometheus: Callable[[Probe], AnalysisOutcome] | None = None
+    measurements: list[Measurement] = dataclasses.field(default_factory=list)
+    asked: dict[Probe, datetime] = dataclasses.field(default_factory=dict)
 
     def observed(self) -> Observed:
         # Through JSON, as a restart would read it.
@@ -312,7 +317,8 @@ class World:
         model = dataclasses.replace(self.builder, status=status).build()
         nodes = tuple(n.as_object() for n in self.nodes)
         revision, _ = wanted_revision(model, nodes)
-        return Observed(self.now, model, nodes, self.jobs.get(revision), Settings(output="oci-layout:///registry"))
+        settings = Settings(output="oci-layout:///registry", can_measure=self.prometheus is not None)
+        return Observed(self.now, model, nodes, self.jobs.get(revision), settings, tuple(self.measurements))
 
     def edit(self, builder: ModelBuilder) -> None:
         """A new spec: the next generation."""
@@ -337,7 +343,18 @@ class World:
                 self._apply(write)
         self.events += planned.events
         self.last = planned
+        self.measurements = [m for m in self.measurements if m.probe in planned.probes]
         return planned
+
+    def measure(self) -> None:
+        """What the last plan wants measured, as often as it wants that."""
+        for probe in self.last.probes if self.last is not None else ():
+            if self.prometheus is None or self.now - self.asked.get(probe, START - probe.interval) < probe.interval:
+                continue
+            self.asked[probe] = self.now
+            outcome = self.prometheus(probe)
+            why = "no data" if outcome is AnalysisOutcome.INCONCLUSIVE else ""
+            self.measurements.append(Measurement(probe, self.now, outcome, "0.5", why))
 
     def _apply(self, action: Action) -> None:
         if isinstance(action, StartJob):
@@ -368,6 +385,7 @@ class World:
         """Jobs end, nodes work and report, the operator looks."""
         self.finish_job()
         self.step_nodes()
+        self.measure()
         self.pass_()
         self.tick(seconds)
 

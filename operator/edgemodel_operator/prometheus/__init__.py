@@ -1,0 +1,1 @@
+"""Asking Prometheus: the only place of the operator that does."""

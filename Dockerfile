@@ -36,7 +36,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     options=$(python3 /opt/image_parts.py pip-options "${TARGETARCH}") && site=$(echo /opt/venv/lib/python3*/site-packages) \
  && /opt/pip/bin/pip install --disable-pip-version-check --root-user-action=ignore --require-hashes ${options} \
       --no-compile --target "${site}" -r /lock/operator.txt \
- && python3 /opt/image_parts.py strip-packages "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
+ && python3 /opt/image_parts.py strip-packages operator "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
 
 FROM tools AS compressor-packages
 ARG TARGETARCH
@@ -45,7 +45,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     options=$(python3 /opt/image_parts.py pip-options "${TARGETARCH}") && site=$(echo /opt/venv/lib/python3*/site-packages) \
  && /opt/pip/bin/pip install --disable-pip-version-check --root-user-action=ignore --require-hashes ${options} \
       --no-compile --target "${site}" -r /lock/compressor.txt \
- && python3 /opt/image_parts.py strip-packages "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
+ && python3 /opt/image_parts.py strip-packages compressor "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
 
 FROM tools AS agent-packages
 ARG TARGETARCH
@@ -54,7 +54,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     options=$(python3 /opt/image_parts.py pip-options "${TARGETARCH}") && site=$(echo /opt/venv/lib/python3*/site-packages) \
  && /opt/pip/bin/pip install --disable-pip-version-check --root-user-action=ignore --require-hashes ${options} \
       --no-compile --target "${site}" -r /lock/agent.txt \
- && python3 /opt/image_parts.py strip-packages "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
+ && python3 /opt/image_parts.py strip-packages agent "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
 
 # Our own packages of a role, a folder on Python's path.
 FROM tools AS code
@@ -80,7 +80,8 @@ COPY --from=root /root-of-target /
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \
     LANG=C.UTF-8 \
-    HOME=/tmp
+    HOME=/tmp \
+    ORT_DISABLE_TELEMETRY=1
 USER 65532:65532
 
 FROM runtime AS operator

@@ -11,6 +11,8 @@ import yaml
 from processes import run
 
 PAUSE = "localhost/edgemodel/pause:1"
+#: Manifests of pods that a kubelet starts without its API server; on the node's own disk (/etc is this machine's).
+STATIC_PODS = "/var/lib/static-pods"
 
 
 def files(bed: s.Bed, node: s.NodeSpec, *, disk: Path, memory: Path, cgroup: str) -> dict[str, str]:
@@ -79,6 +81,8 @@ def _kubelet(bed: s.Bed, disk: Path, memory: Path, cgroup: str) -> dict[str, obj
         "clusterDNS": [s.GATEWAY],
         "resolvConf": f"{disk}/resolv.conf",
         "podLogsDir": f"{disk}/pod-logs",
+        "staticPodPath": STATIC_PODS,
+        "fileCheckFrequency": "5s",
         "volumePluginDir": f"{disk}/volume-plugins",
         "nodeStatusUpdateFrequency": "5s",
         "maxPods": 50,

@@ -2,7 +2,7 @@
 
     python3 image_parts.py requirements FOLDER   ROLE.txt for each role, and the project's own metadata, into FOLDER
     python3 image_parts.py pip-options ARCH      options that make pip choose wheels for amd64 or arm64, whatever runs it
-    python3 image_parts.py strip-packages FOLDER remove from site-packages what no role of ours ever reads
+    python3 image_parts.py strip-packages ROLE FOLDER   remove from site-packages what that role never reads
     python3 image_parts.py strip-base FOLDER     the same for a base image's files, and add the user that containers run as
 """
 
@@ -19,27 +19,39 @@ from pathlib import Path
 ROLES = ("operator", "compressor", "agent")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 USER = 65532
-#: Below site-packages: what weighs and is never imported by us. (`onnx.test`, 16 MB unpacked, and so on.)
+#: Below site-packages: what weighs and is never imported by us.
 PACKAGES_CLUTTER = (
+    "**/*.pyi",
     "**/tests",
     "bin",
     "kubernetes/e2e_test",
     "numpy/**/*.a",
     "numpy/_core/include",
+    "numpy/distutils",
     "numpy/f2py",
     "onnx/**/*.h",
     "onnx/**/*.proto*",
     "onnx/backend/test",
     "onnx/test",
+    # For C programs: Python's module, beside it, has all of it inside once more.
+    "onnxruntime/capi/libonnxruntime.so.*",
     "onnxruntime/datasets",
     "onnxruntime/tools",
     "onnxruntime/transformers",
     "sympy/**/benchmarks",
+    # For PyPy.
+    "zstandard/_cffi*",
 )
+ROLE_CLUTTER = {"agent": ("onnxruntime/quantization",)}
 #: Below the base's root, whether Debian's Python or the official image's. Copyright files stay, as their licences ask.
 BASE_CLUTTER = (
     "dev/*",
     "etc/apt/apt.conf.d/docker-*",
+    "usr/bin/apt*",
+    "usr/bin/perl*",
+    "usr/lib/apt",
+    "usr/lib/*-linux-gnu/libapt-*",
+    "usr/lib/*-linux-gnu/perl*",
     "usr/lib/python3*/ensurepip",
     "usr/lib/python3*/idlelib",
     "usr/lib/python3*/lib2to3",
@@ -64,10 +76,12 @@ BASE_CLUTTER = (
     "usr/local/lib/python3*/turtledemo",
     "usr/share/bash-completion",
     "usr/share/doc/*/[!c]*",
+    "usr/share/doc/*/c[!o]*",
     "usr/share/info/*",
     "usr/share/lintian",
     "usr/share/locale/*",
     "usr/share/man/*",
+    "usr/share/perl*",
     "usr/share/python-wheels",
     "var/cache/*/*",
     "var/lib/apt/lists/*",
@@ -141,7 +155,8 @@ def add_user(root: Path) -> None:
 
 def main() -> None:
     """As the module says."""
-    command, argument = sys.argv[1:]
+    command, *arguments = sys.argv[1:]
+    argument = arguments[-1]
     if command == "requirements":
         project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
         folder = Path(argument)
@@ -155,7 +170,7 @@ def main() -> None:
     elif command == "pip-options":
         print(*pip_options(argument))
     elif command == "strip-packages":
-        strip(Path(argument), PACKAGES_CLUTTER)
+        strip(Path(argument), PACKAGES_CLUTTER + ROLE_CLUTTER.get(arguments[0], ()))
     elif command == "strip-base":
         strip(Path(argument), BASE_CLUTTER)
         add_user(Path(argument))

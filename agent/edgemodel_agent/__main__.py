@@ -1,4 +1,4 @@
-"""`python -m edgemodel_agent run --node NAME --root DIR --objects DIR …`"""
+"""`python -m edgemodel_agent run --node NAME --root DIR --objects DIR …`, or `standby --root DIR`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from .objects import DirectoryObjects
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="edgemodel-agent", description="Fetch, verify, check, switch and serve models.")
-    run = top.add_subparsers(dest="command", required=True).add_parser("run", help="be a node's agent")
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("standby", help="wait, and serve what --root holds while no agent does", add_help=False)
+    run = commands.add_parser("run", help="be a node's agent")
     run.add_argument("--node", required=True, help="name of the EdgeNode")
     run.add_argument("--root", required=True, type=Path, help="folder for models and state, one per agent")
     where = run.add_mutually_exclusive_group(required=True)
@@ -39,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--server-threads", type=int, help="threads of one inference in each model server (default: 1)")
     run.add_argument("--metrics-port", type=int, help="serve Prometheus metrics at this port")
     run.add_argument("--leave-servers", action="store_true", help="on SIGTERM, leave servers to the next agent")
+    run.add_argument("--claim", action="store_true", help="take --root over from another agent (implied by --cluster)")
+    run.add_argument("--ready-file", type=Path, help="make this file when ready, also to take over")
+    run.add_argument("--standby", action="store_true", help="report whether a standby waits on this node")
     run.add_argument("--rehearse", metavar="JSON", help="a fault to rehearse on a game day")
     return top
 
@@ -88,12 +93,29 @@ def options_of(given: argparse.Namespace) -> Options:
         reserve=reserve,
         server_threads=given.server_threads,
         leave_servers=given.leave_servers,
+        claim=given.claim or given.cluster,
+        expects_standby=given.standby,
+        ready_file=given.ready_file,
         rehearsal=Rehearsal.parse(given.rehearse) if given.rehearse else None,
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run an agent until SIGTERM or SIGINT; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["standby"]:
+        from .standby import main as stand_by  # and nothing else: it stays small
+
+        return stand_by(arguments[1:])
+    return be_agent(arguments)
+
+
+def be_agent(arguments: list[str]) -> int:
+    """The command `run`."""
+    from .cluster_objects import Access, ClusterObjects
+    from .loop import Agent
+    from .objects import DirectoryObjects
+
     given = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -109,8 +131,6 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         agent.run(metrics_port=given.metrics_port)
-        if cluster is not None:
-            cluster.close()
     except EdgeModelError as error:
         print(f"edgemodel-agent: {error.message}", file=sys.stderr)
         return error.exit_code

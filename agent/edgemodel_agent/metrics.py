@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wsgiref.simple_server import WSGIServer
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from edgemodel_api.edgenode import EdgeNodeStatus, TargetState
@@ -12,6 +14,7 @@ class AgentMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._server: WSGIServer | None = None
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"edgemodel_agent_{name}", text, ("namespace", "name", *labels), registry=self.registry)
@@ -58,4 +61,10 @@ class AgentMetrics:
         Raises:
             OSError: the port is taken.
         """
-        start_http_server(port, addr=address, registry=self.registry)
+        self._server, _ = start_http_server(port, addr=address, registry=self.registry)
+
+    def close(self) -> None:
+        """Let go of the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()

@@ -143,36 +143,107 @@ def run(
     )
 
 
+BUDGET = "Budget"
+
+
 @app.command()
 def compress(
     *,
-    file: File,
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="ONNX file; the options below say the rest. Or give a manifest by -f.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("-f", "--file", help="Manifest with one EdgeModel; - is standard input.")
+    ] = None,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder to write; it must be new, empty, or from an earlier compress.")
-    ],
-    output: OutputOption = Output.TEXT,
-    platform: Annotated[
-        list[str] | None,
+        Path | None,
         typer.Option(
-            "--platform", help="Build for this platform, such as linux/arm64; repeatable. Default: this machine's."
+            "--out",
+            help="Folder to write; it must be new, empty, or from an earlier compress. Default: NAME-compressed.",
         ),
     ] = None,
+    output: OutputOption = Output.TEXT,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "--platform",
+            help="Build for this platform, such as linux/arm64; repeatable. Default: this machine's.",
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help=".npz: an array for each input, by its name, and the labels.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Name of the label array in --validation.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Top1, TopK, F1, Cosine or MeanSquaredError.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help=".npz: an array for each input, by its name.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Smallest or Fastest.", rich_help_panel=BUDGET)] = None,
+    max_quality_drop: Annotated[
+        str | None, typer.Option(help="Relative to the source, such as 0.5%; 1% by default.", rich_help_panel=BUDGET)
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Stored bytes of the model, such as 20Mi.", rich_help_panel=BUDGET)
+    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Median, such as 50ms.", rich_help_panel=BUDGET)] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Of a process that serves it, such as 200Mi.", rich_help_panel=BUDGET)
+    ] = None,
+    max_slowdown: Annotated[
+        str | None, typer.Option(help="Against the source; 0% by default.", rich_help_panel=BUDGET)
+    ] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(help="This much of the weights, such as 60%, instead of a search.", rich_help_panel="Steps"),
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Int8, Int4 or Float16, instead of a search.", rich_help_panel="Steps")
+    ] = None,
+    show_manifest: Annotated[
+        bool,
+        typer.Option("--show-manifest", help="Print the manifest that means the same, and do nothing else."),
+    ] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="Give up after this time, such as 90s or 1h.")] = "2h",
 ) -> None:
-    """Compress the model, without nodes.
+    """Compress a model, without nodes or a cluster.
+
+    edgemodel compress model.onnx --max-quality-drop 0.5% --validation v.npz --labels y --target linux/arm64
 
     OUT is an OCI image layout (oras and skopeo read it), tagged with the revision, and has beside it NAME.onnx (the
     best variant, to load at once), report.json and report.html. It appears when all of it is complete.
     """
     from .commands import compress as command
+    from .model_options import ModelOptions, edge_model, manifest_text
 
+    options = ModelOptions(
+        model=model or Path("model.onnx"),
+        validation=validation,
+        labels=labels,
+        metric=metric,
+        calibration=calibration,
+        objective=objective,
+        max_quality_drop=max_quality_drop,
+        max_size=max_size,
+        max_latency=max_latency,
+        max_memory=max_memory,
+        max_slowdown=max_slowdown,
+        prune=prune,
+        quantize=quantize,
+    )
+    if model is None and options.given():
+        raise InputError(f"{', '.join(options.given())}: with -f they are in the manifest; without it, name a model")
+    if model is not None and show_manifest:
+        edge_model(options)
+        print(manifest_text(options), end="")
+        return
     _end(
         command.compress(
             command.Options(
                 file=file,
+                model=options if model is not None else None,
                 out=out,
                 as_json=output is Output.JSON,
-                platforms=tuple(platform or ()),
+                platforms=tuple(target or ()),
                 timeout=_duration(timeout),
             )
         )

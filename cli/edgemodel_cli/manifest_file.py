@@ -78,10 +78,19 @@ def read_manifest(path: Path) -> ManifestFile:
     """
     model, base_dir = load_manifest(path)
     _check_rollout(model)
+    return digested(model, base_dir)
+
+
+def digested(model: EdgeModel, base_dir: Path) -> ManifestFile:
+    """The model with the digests of the local files that it names.
+
+    Raises:
+        InputError: a local file is missing, unreadable, or not the one whose sha256 is given.
+    """
     files: list[LocalFile] = []
     changed: dict[str, RemoteFile] = {}
     for field, remote in remote_files(model):
-        found = _digested(field, remote, base_dir)
+        found = _local_file(field, remote, base_dir)
         if found is not None:
             files.append(found)
             changed[field] = remote.replace(sha256=found.sha256)
@@ -137,7 +146,7 @@ def local_path(uri: str, base_dir: Path) -> Path | None:
     return Path(unquote(parts.path))
 
 
-def _digested(field: str, remote: RemoteFile, base_dir: Path) -> LocalFile | None:
+def _local_file(field: str, remote: RemoteFile, base_dir: Path) -> LocalFile | None:
     try:
         path = local_path(remote.uri, base_dir)
         if path is None:

@@ -28,7 +28,8 @@ from edgemodel_cli.embedded.loop import InterruptedRunError
 from edgemodel_cli.embedded.out_folder import REPORT_HTML, ModelFile, check_out, complete, publish, staging_folder
 from edgemodel_cli.embedded.signals import exit_code, on_signals
 from edgemodel_cli.embedded.workdir import Workdir, disk_error
-from edgemodel_cli.manifest_file import ManifestFile, read_manifest
+from edgemodel_cli.manifest_file import ManifestFile, digested, read_manifest
+from edgemodel_cli.model_options import ModelOptions, edge_model
 from edgemodel_cli.progress import Reporter, reporting
 
 
@@ -36,8 +37,9 @@ from edgemodel_cli.progress import Reporter, reporting
 class Options:
     """The command line; see `edgemodel compress --help`."""
 
-    file: Path
-    out: Path
+    file: Path | None = None
+    model: ModelOptions | None = None
+    out: Path | None = None
     as_json: bool = False
     platforms: tuple[str, ...] = ()
     timeout: timedelta = timedelta(hours=2)
@@ -49,8 +51,8 @@ def compress(options: Options) -> int:
     Raises:
         EdgeModelError: bad input, or something failed that is no verdict on the model.
     """
-    manifest = read_manifest(options.file)
-    out = options.out.absolute()
+    manifest = _manifest(options)
+    out = (options.out or Path(f"{manifest.model.metadata.name}-compressed")).absolute()
     check_out(out)
     platforms = check_platforms(options.platforms)
     staging = staging_folder(out)
@@ -81,8 +83,19 @@ def compress(options: Options) -> int:
         raise disk_error(f"--out {out}", error) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _print(options, result, report, revision=revision, files=files)
+    _print(options, out, result, report, revision=revision, files=files)
     return EXIT_OK if result.outcome is Outcome.SUCCEEDED else EXIT_REFUSED
+
+
+def _manifest(options: Options) -> ManifestFile:
+    """Of the file, or of the options that stand for one."""
+    if options.model is None:
+        if options.file is None:
+            raise InputError("name a model (edgemodel compress model.onnx) or a manifest (-f FILE)")
+        return read_manifest(options.file)
+    if options.file is not None:
+        raise InputError(f"both -f {options.file} and the model {options.model.model} were given: give one of them")
+    return digested(edge_model(options.model), Path.cwd())
 
 
 def check_platforms(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -168,6 +181,7 @@ def _with_log(result: JobResult | None, process: JobProcess) -> str:
 
 def _print(
     options: Options,
+    out: Path,
     result: JobResult,
     report: CompressionReport | None,
     *,
@@ -175,7 +189,6 @@ def _print(
     files: dict[str, ModelFile],
 ) -> None:
     rows = results.judged_here(results.variant_rows(result, report), report)
-    out = options.out.absolute()
     accepted = result.outcome is Outcome.SUCCEEDED
     if options.as_json:
         found: dict[str, Any] = {

@@ -109,7 +109,8 @@ def counted(
     known = []
     for a, probe in zip(model.spec.rollout.analysis, probes_of(model, rollout), strict=False):
         record = record_of(a, rollout)
-        mine = sorted((m for m in measurements if m.probe == probe and m.at <= now), key=lambda m: m.at)
+        # Later than the wave's own beginning, so that what begins in a pass counts nothing of the same pass.
+        mine = sorted((m for m in measurements if m.probe == probe and probe.since < m.at <= now), key=lambda m: m.at)
         for m in mine:
             if record is None:
                 record = AnalysisStatus(

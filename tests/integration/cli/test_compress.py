@@ -49,3 +49,19 @@ def test_nothing_is_written_unless_it_is_complete(project, budget, code, message
     assert message in ended.err
     assert sorted(p.name for p in project.folder.iterdir()) == ["edgemodel.yaml", "m.onnx", "v.npz"]
     assert project.left_over() == []
+
+
+def test_a_model_and_options_do_without_a_manifest(project):
+    options = ["--validation", "v.npz", "--labels", "y", "--max-quality-drop", "50%", "--max-slowdown", "1000%"]
+    (project.folder / "edgemodel.yaml").unlink()
+    ended = project.edgemodel("compress", "m.onnx", *options, "--quantize", "Float16", "-o", "json")
+    assert ended.code == 0, ended
+    (file,) = ended.json["modelFiles"].values()
+    assert file == str(project.folder / "m-compressed" / "m.onnx")
+    assert {v["name"] for v in ended.json["variants"]} == {"source", "float16-weights"}
+
+    ended = project.edgemodel("compress", "m.onnx", "--max-size", "5Q")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended
+    assert "--max-size 5Q" in ended.err
+    ended = project.edgemodel("compress", "--prune", "50%")
+    assert (ended.code, "name a model" in ended.err) == (2, True), ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from edgemodel_api import reasons as r
@@ -214,13 +214,20 @@ def test_what_is_wrong_is_told_before_any_work(make, change, words):
     assert world.started == []
 
 
+#: A world of a hundred passes takes long to make smaller.
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 STEPS = st.sampled_from([GOOD, GOOD, GOOD, BAD, SILENT])
 WAVES = st.lists(
     st.tuples(st.sampled_from([1, "25%", "50%"]), st.sampled_from(["0s", "7s", "40s"])), min_size=1, max_size=3
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=15,
+    deadline=None,
+    phases=NO_SHRINKING,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(
     waves=WAVES,
     limits=st.lists(st.integers(0, 3), min_size=1, max_size=2),
@@ -237,6 +244,7 @@ def test_whatever_it_answers(make, waves, limits, answers, rng, seconds):
     world = analysed(make, *waves, "100%", analysis=analysis, nodes=6, old=rng.random() < 0.5)
     left = list(answers)
     world.answer = lambda probe: left.pop() if left else GOOD
+
     def check(world, observed, planned):
         make.check_pass(world, observed, planned)
         before, after = observed.model.status.rollout, planned.status.rollout
@@ -252,10 +260,11 @@ def test_whatever_it_answers(make, waves, limits, answers, rng, seconds):
         if went_on and not after.rolled_back:
             for name, found in mine.items():
                 complete = before.wave_complete_at
-                assert complete is not None or after.wave > before.wave + 1 or not found, name
+                assert complete is not None, name
                 assert found, f"{name} was not measured in the wave"
                 assert found[-1].outcome is GOOD, f"{name} said {found[-1].outcome} last"
                 assert found[-1].at > complete
+
     def since(rollout):
         return rollout.finished_at or rollout.wave_started_at
 
@@ -269,7 +278,7 @@ def test_whatever_it_answers(make, waves, limits, answers, rng, seconds):
 
     world.measure = measure
     world.check = check
-    for _ in range(120):
+    for _ in range(60):
         if rng.random() < 0.1:
             world.nodes[rng.randrange(6)].online ^= True
         if rng.random() < 0.3:

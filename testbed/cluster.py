@@ -6,7 +6,7 @@ python testbed/cluster.py cut|heal|reboot NODE    the cable, the power
 python testbed/cluster.py fill|drain NODE         its disk, if it has one of its own
 python testbed/cluster.py push IMAGE              to the test bed's registry; prints the name that pods use
 python testbed/cluster.py base [ARCHITECTURE]     make the base image (amd64, arm64); prints its name
-python testbed/cluster.py images [NAME…]          build and push the project's own; prints NAME=what pods use
+python testbed/cluster.py images [NAME…]          build and push the project's own; prints {"NAME": what pods use}
 """
 
 from __future__ import annotations
@@ -212,8 +212,7 @@ def main() -> int:
         elif options.command == "push":
             print(images.push_image(options.image))
         elif options.command == "images":
-            for name, image in project_images.project_images(bed, tuple(options.name)).items():
-                print(f"{name}={image}")
+            print(json.dumps(project_images.project_images(bed, tuple(options.name))))
         elif options.command == "base":
             print(images.base(options.architecture))
         else:

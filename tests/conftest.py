@@ -1,7 +1,105 @@
 """What holds for every test."""
 
+from __future__ import annotations
+
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
 from hypothesis import settings
 
 # How long an example takes says how busy the machine is, not whether the code is right; the suite has per-test timeouts.
 settings.register_profile("edgemodel", deadline=None, print_blob=True)
 settings.load_profile("edgemodel")
+
+
+class RealPrometheus:
+    """A Prometheus that scrapes `text` (exposition format) every 200 ms; the program itself, not a fake."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.text = ""
+
+    def says(self, query: str) -> list[float]:
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}).json()
+        return [float(one["value"][1]) for one in answer["data"]["result"]]
+
+    def expose(self, text: str, query: str, value: float) -> None:
+        """Until it is seen there."""
+        self.text = f"{text}\n"
+        deadline = time.monotonic() + 20
+        while self.says(query) != [value]:
+            assert time.monotonic() < deadline, (query, self.says(query))
+            time.sleep(0.05)
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[RealPrometheus]:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "testbed"))
+    import build  # the test bed's: the system's Prometheus, or Debian's
+
+    found = RealPrometheus(f"http://127.0.0.1:{_free_port()}")
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(found.text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    exporter = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=exporter.serve_forever, daemon=True).start()
+    config = folder / "prometheus.yml"
+    config.write_text(
+        "scrape_configs: [{job_name: t, scrape_interval: 200ms, scrape_timeout: 200ms,"
+        f" static_configs: [{{targets: ['127.0.0.1:{exporter.server_port}']}}]}}]\n"
+    )
+    command = [
+        str(build.prometheus() / "prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address={found.url.removeprefix('http://')}",
+    ]  # fmt: skip
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 30
+        while not _is_ready(found.url):
+            assert process.poll() is None, (folder / "prometheus.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield found
+    finally:
+        process.terminate()
+        process.wait(30)
+        exporter.shutdown()
+        exporter.server_close()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def real_prometheus(tmp_path_factory) -> Iterator[RealPrometheus]:
+    """One for all tests that ask it."""
+    with _running(tmp_path_factory.mktemp("prometheus")) as found:
+        yield found

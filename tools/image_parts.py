@@ -103,13 +103,13 @@ def requirements(lock: str, project: dict[str, object]) -> Iterator[tuple[str, s
             # One package may have several versions, for several Pythons; markers tell them apart.
             blocks[match[0]] = blocks.get(match[0], "") + "".join(lines)
             via.setdefault(match[0], set()).update(re.findall(r"(?m)^ +#(?: via|  ) +([a-z0-9._-]+)", block))
-    direct = [_name(text) for text in project["dependencies"]]
-    extras = project["optional-dependencies"]
     for role in ROLES:
-        inside = {*direct, *(_name(text) for text in extras[role])}
+        direct = {_name(text): text for text in (*project["dependencies"], *project["optional-dependencies"][role])}
+        inside = set(direct)
         while more := {name for name, parents in via.items() if parents & inside} - inside:
             inside |= more
-        yield role, "".join(blocks[name] for name in sorted(inside))
+        # One that was not locked yet stands here without a hash: pip says which, and only in the images that need it.
+        yield role, "".join(blocks.get(name) or f"{direct[name]}\n" for name in sorted(inside))
 
 
 def _name(requirement: str) -> str:

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from edgemodel_api import API_VERSION, GROUP, VERSION
 from edgemodel_api.edgenode import RETIRE_ANNOTATION, EdgeNodeSpec, EdgeNodeStatus
 from edgemodel_api.errors import InputError
 
+from .metrics import ApiMetrics
 from .objects import Desired
 from .report import worth_writing
 
@@ -71,8 +73,10 @@ class ApiAwayError(OSError):
 class ClusterObjects:
     """`NodeObjects` over the API. `register` starts the threads, `close` ends them."""
 
-    def __init__(self, access: Access, node: str) -> None:
+    def __init__(self, access: Access, node: str, metrics: ApiMetrics | None = None) -> None:
         self.node = node
+        self._metrics = metrics or ApiMetrics(CollectorRegistry())
+        self._tried = False
         self._access = access
         verify: ssl.SSLContext | bool = True
         if access.ca_file is not None:
@@ -115,6 +119,10 @@ class ClusterObjects:
                 self._queued = self._pending = status
                 self._lock.notify_all()
 
+    def tried(self) -> bool:
+        """Whether the API server answered, or was asked in vain."""
+        return self._tried
+
     def close(self, patience: float = 5.0) -> None:
         """Write what waits, if the API server answers within `patience` seconds, and end the threads."""
         with self._lock:
@@ -141,6 +149,7 @@ class ClusterObjects:
                 if not complained:
                     log.warning("the API server is away, what runs goes on: %s", error)
                 complained = True
+                self._metrics.retried()
                 self._closing.wait(pause)
                 pause = min(2 * pause, RETRY_LONGEST_SECONDS)
 
@@ -159,6 +168,7 @@ class ClusterObjects:
         if answer is None:
             raise self._is_gone()
         self._saw(answer)
+        self._metrics.reported(status)
         with self._lock:
             if self._pending is status:
                 self._pending = None
@@ -198,6 +208,7 @@ class ClusterObjects:
             _as_away(),
             self._http.stream("GET", self._path, params=query, headers=self._headers(), timeout=timeout) as stream,
         ):
+            self._metrics.requested("WATCH", stream.status_code)
             if stream.status_code != 200:
                 raise ApiAwayError(f"GET {self._path}?watch: {stream.status_code}")
             for line in stream.iter_lines():
@@ -246,7 +257,13 @@ class ClusterObjects:
         data = None if content is None else json.dumps(content).encode()
         query = None if method == "GET" else {"fieldManager": "edgemodel-agent"}
         with _as_away():
-            answer = self._http.request(method, path, content=data, headers=headers, params=query)
+            code = None
+            try:
+                answer = self._http.request(method, path, content=data, headers=headers, params=query)
+                code = answer.status_code
+            finally:
+                self._metrics.requested(method, code)
+                self._tried = True
             if answer.status_code == 404:
                 return None
             if answer.status_code >= 400:

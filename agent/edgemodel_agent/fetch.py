@@ -29,6 +29,10 @@ INPUT_ERROR_LIMIT = 10
 Progress = Callable[[int], None]
 
 
+def _ignore(_count: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Fetched:
     """What a fetch cost: bytes over the wire, seconds, and breaks that were resumed inside it."""
@@ -56,7 +60,13 @@ def check_room(store: Store, *, what: str, stored: int, expanded: int, reserve: 
 
 
 def fetch_variant(
-    store: Store, target: ArtifactTarget, *, reserve: int, progress: Progress, no_disk: bool = False
+    store: Store,
+    target: ArtifactTarget,
+    *,
+    reserve: int,
+    progress: Progress,
+    received: Progress = _ignore,
+    no_disk: bool = False,
 ) -> Fetched:
     """Everything of `target` that is not here yet. Safe to kill and to call again at any time.
 
@@ -65,6 +75,7 @@ def fetch_variant(
         target: the variant, by the digest of its manifest.
         reserve: bytes of disk that must stay free.
         progress: called with the bytes that are here of the blobs; may raise to stop.
+        received: called with the bytes that came in since the last call.
         no_disk: pretend that nothing is free (a rehearsed fault).
 
     Raises:
@@ -86,7 +97,7 @@ def fetch_variant(
     cost = Fetched()
     before = 0
     for blob in (record.golden, record.weight):
-        cost = _add(cost, _fetch_blob(store, target, blob, lambda done, _total, base=before: progress(base + done)))  # type: ignore[misc]
+        cost = _add(cost, _fetch_blob(store, target, blob, _telling(before, progress, received)))
         before += blob.size
         progress(before)
     model = store.file_path(record.file_digest)
@@ -98,6 +109,20 @@ def fetch_variant(
             file_size=record.file_size,
         )
     return cost
+
+
+def _telling(before: int, progress: Progress, received: Progress) -> Callable[[int, int], None]:
+    """For one blob, of which the first call tells what an earlier fetch had left."""
+    last: int | None = None
+
+    def tell(done: int, _total: int) -> None:
+        nonlocal last
+        if last is not None and done > last:
+            received(done - last)
+        last = done
+        progress(before + done)
+
+    return tell
 
 
 def _read_record(target: ArtifactTarget) -> VariantRecord:

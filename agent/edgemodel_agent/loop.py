@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import IO
 
 import psutil
@@ -22,15 +21,19 @@ from edgemodel_api.errors import InputError
 
 from . import claims, hardware, report
 from .decide import Work
+from .endpoint import Endpoint
 from .files import read_json, write_json
 from .foreign import ForeignServer, find_all
+from .health import Health
 from .hosting import empty, host
 from .metrics import AgentMetrics
 from .node import Node, Options
 from .objects import Desired, NodeObjects
+from .options import remember
 from .processes import ServerProcess
 from .runner import ModelRunner
 from .runtime_dir import runtime_dir, shared_dir
+from .scrape import Served
 from .standby_watch import StandbyWatch
 from .state import ModelState, TrialState
 from .store import Store
@@ -44,8 +47,6 @@ SWEEP_SECONDS = 10.0
 #: Before an agent hands over, servers that are starting may take so long, and jobs that were cancelled so long to end.
 STARTING_SECONDS = 20.0
 CANCELLING_SECONDS = 5.0
-#: The predecessor's metrics port is free a moment after its store.
-PORT_SECONDS = 10.0
 #: A standby that is told to end while it serves (its manifest changed) waits so long for an agent to hand over to.
 LAST_CLAIM_SECONDS = 20.0
 #: Names become folders.
@@ -63,10 +64,19 @@ def agent_version() -> str:
 class Agent:
     """One node's agent. `take`, `start`, then `tick` again and again, then `stop` or `hand_over`; or `run`, which does it all."""
 
-    def __init__(self, options: Options, objects: NodeObjects, labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        objects: NodeObjects,
+        labels: Mapping[str, str] | None = None,
+        metrics: AgentMetrics | None = None,
+    ) -> None:
         self.options = options
         self.objects = objects
         self.labels = dict(labels or {})
+        self.metrics = metrics or AgentMetrics()
+        self.health = Health(introduced=objects.tried)
+        self.endpoint: Endpoint | None = None
         self.hardware = hardware.detect()
         self.runtimes = hardware.installed_runtimes()
         self.models: dict[str, ModelRunner] = {}
@@ -86,6 +96,8 @@ class Agent:
             InputError, RefusedError: the root cannot be used.
         """
         root = self.options.root
+        if self.options.ready_file is not None:
+            self.options.ready_file.unlink(missing_ok=True)
         if lock is not None or not self.options.claim:
             self._lock = lock or claims.take(root)
             return True
@@ -112,10 +124,19 @@ class Agent:
             options=self.options,
             store=Store(self.options.root),
             runtime=(shared_dir if self.options.claim else runtime_dir)(self.options.root),
-            metrics=AgentMetrics(),
+            metrics=self.metrics,
+        )
+        self.metrics.started(
+            version=agent_version(),
+            node=self.options.node,
+            system=self.hardware.platform,
+            hardware_class=self.hardware.hardware_class.value,
+            disk=self.node.store.size_bytes(),
         )
         self.standby = StandbyWatch(self.options.root, expected=self.options.expects_standby)
         self.node.load_state()
+        if self.options.claim and not self.options.standby:
+            remember(self.options)
         self._load_desired()
         self._load_states()
         found = list(find_all(self.node.runtime))
@@ -209,6 +230,17 @@ class Agent:
             self.trials[key].step(trials.get(key), now, quiet=not busy)
         self.models = {k: r for k, r in self.models.items() if not r.removed}
         self.trials = {k: r for k, r in self.trials.items() if not r.removed}
+        self._measured()
+
+    def _measured(self) -> None:
+        """Of which models there are series, and which servers have some of their own."""
+        runners: tuple[Runner, ...] = (*self.models.values(), *self.trials.values())
+        self.metrics.only((r.state.namespace, r.state.name) for r in runners)
+        self.metrics.serves(
+            Served(m.state.namespace, m.state.name, m.state.running.target.revision, m.slot.server.control)
+            for m in self.models.values()
+            if m.slot.server is not None and m.state.running is not None
+        )
 
     @staticmethod
     def _usable(namespace: str, name: str) -> bool:
@@ -260,7 +292,7 @@ class Agent:
             log.warning("the status cannot be written, the next one will be: %s", error)
             return
         self.written = status
-        self.node.metrics.observe(status)
+        self.metrics.observe(status)
 
     def run(self, *, metrics_port: int | None = None, lock: IO[str] | None = None) -> bool:
         """Until `stopping` is set (by a signal), or until another agent has taken over: True.
@@ -288,25 +320,30 @@ class Agent:
     def _pass(self) -> None:
         try:
             self.tick(datetime.now(UTC))
+            self._turned()
         except OSError as error:
             # A full or sick disk: what runs goes on running, and the next pass tries again.
             log.error("this pass failed: %s", error)  # noqa: TRY400 - the message is enough
+            self._turned(str(error))
             time.sleep(1.0)
-        except Exception:  # the rim of the process: a fault in one pass must not stop what serves
+        except Exception as error:  # the rim of the process: a fault in one pass must not stop what serves
             log.exception("this pass failed")
+            self._turned(f"{type(error).__name__}, see the log")
             time.sleep(1.0)
         self.node.wake.wait(self.options.interval)
         self.node.wake.clear()
 
+    def _turned(self, problem: str = "") -> None:
+        self.health.turned(problem)
+        self.metrics.passed(failed=bool(problem))
+
     def _serve_metrics(self, port: int) -> None:
-        deadline = time.monotonic() + PORT_SECONDS if self.options.claim else 0.0
-        while True:
-            try:
-                return self.node.metrics.serve(port, self.options.bind)
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise InputError(f"--metrics-port {port} cannot be used: {error.strerror}; give another") from None
-            time.sleep(0.05)
+        self.endpoint = Endpoint(self.options.bind, port, health=self.health, metrics=self.metrics.text)
+        try:
+            # The predecessor's port is free a moment after its store.
+            self.endpoint.start(patient=self.options.claim)
+        except OSError as error:
+            raise InputError(f"--metrics-port {port} cannot be used: {error.strerror}; give another") from None
 
     def _has_successor(self) -> bool:
         """Whether somebody waits to go on where this agent stops: a newcomer, or the node's standby."""
@@ -333,7 +370,8 @@ class Agent:
 
     def _leave(self) -> None:
         """Write and answer nothing more; from here on the root is somebody else's."""
-        self.node.metrics.close()
+        if self.endpoint is not None:
+            self.endpoint.close()
         with contextlib.suppress(OSError):
             self.objects.close()
         if self._lock is not None:

@@ -1,12 +1,68 @@
-"""Prometheus series of one agent. Names: `edgemodel_agent_*`, base units, labels that are bounded by the assigned models."""
+"""Prometheus series of one agent. Names: `edgemodel_agent_*`, base units, labels that are bounded by the assigned models.
+
+They begin at zero with the agent's process, and a model's end when it leaves the node. docs/metrics.md lists them all.
+"""
 
 from __future__ import annotations
 
-from wsgiref.simple_server import WSGIServer
+import platform
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from edgemodel_api.edgenode import EdgeNodeStatus, TargetState
+from edgemodel_api.reasons import bounded
+
+from .scrape import Served, ServersCollector
+
+# Twice the series, and nobody asks when a counter was made.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_MODEL = ("namespace", "name")
+#: 1 s to an hour: from a digit classifier in the next room to a language model behind a modem.
+DOWNLOAD_BUCKETS = (1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0)
+
+
+class ApiMetrics:
+    """What the agent asks of the API server, and how that goes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "edgemodel_agent_api_requests",
+            "Requests to the API server, by HTTP status code; none: there was no answer.",
+            ("verb", "code"),
+            registry=registry,
+        )
+        self._retries = Counter(
+            "edgemodel_agent_api_retries",
+            "Tries that follow a failed request or an ended watch, after a pause.",
+            registry=registry,
+        )
+        self._reported = Gauge(
+            "edgemodel_agent_last_report_timestamp_seconds", "When status was written last.", registry=registry
+        )
+
+    def requested(self, verb: str, code: int | None) -> None:
+        """A request was answered; None: it was not."""
+        self._requests.labels(verb, "none" if code is None else str(code)).inc()
+
+    def retried(self) -> None:
+        """Something is tried again."""
+        self._retries.inc()
+
+    def reported(self, status: EdgeNodeStatus) -> None:
+        """A status has arrived."""
+        if status.last_report_time is not None:
+            self._reported.set(status.last_report_time.timestamp())
 
 
 class AgentMetrics:
@@ -14,57 +70,137 @@ class AgentMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._server: WSGIServer | None = None
+        ProcessCollector(registry=self.registry)
+        self.api = ApiMetrics(self.registry)
+        self._info = Info("edgemodel_agent_build", "The agent's version, and its node.", registry=self.registry)
+        self._of_models: list[Counter | Gauge | Histogram] = []
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"edgemodel_agent_{name}", text, ("namespace", "name", *labels), registry=self.registry)
+            found = Counter(f"edgemodel_agent_{name}", text, (*_MODEL, *labels), registry=self.registry)
+            self._of_models.append(found)
+            return found
 
-        self.download_bytes = counter("download_bytes", "Bytes fetched from the registry.")
-        self.download_seconds = counter("download_seconds", "Time spent on fetching.")
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            found = Gauge(f"edgemodel_agent_{name}", text, labels, registry=self.registry)
+            if labels[:2] == _MODEL:
+                self._of_models.append(found)
+            return found
+
+        self.download_bytes = counter("download_bytes", "Bytes fetched from the registry, as they come in.")
+        self.download_seconds = counter("download_seconds", "Time spent on fetching, in vain or not.")
         self.download_retries = counter("download_retries", "Fetches that broke off and were tried again.")
-        self.checks = counter("checks", "Checks before a switch, by their result (Passed, or the reason).", "result")
+        self.downloads = Histogram(
+            "edgemodel_agent_download_duration_seconds",
+            "Time from the first byte of a variant to its being here, of downloads that ended well in one go.",
+            _MODEL,
+            buckets=DOWNLOAD_BUCKETS,
+            registry=self.registry,
+        )
+        self._of_models.append(self.downloads)
+        self._checks = counter("checks", "Checks before a switch, by their result (Passed, or the reason).", "result")
+        self._rechecks = counter(
+            "rechecks", "Checks of what serves, by their result (Passed, or the reason).", "result"
+        )
+        self._trials = counter("trial_results", "Candidates tried, by their result (Passed, or the reason).", "result")
         self.switches = counter("switches", "Switches to another variant.")
         self.restarts = counter("restarts", "Servers started again after they died.")
-        self.rollbacks = counter("rollbacks", "Roll backs that the node did by itself.", "reason")
-        self.state = Gauge(
-            "edgemodel_agent_model_state",
-            "1 for the state that the assigned target is in.",
-            ("namespace", "name", "state"),
-            registry=self.registry,
+        self._rollbacks = counter("rollbacks", "Roll backs that the node did by itself.", "reason")
+        scrapes = counter("server_scrape_failures", "Model servers that gave no series when this agent was scraped.")
+        self.state = gauge("model_state", "1 for the state that the assigned target is in.", *_MODEL, "state")
+        self.serving = gauge("model_serving", "1 while some variant answers requests.", *_MODEL)
+        self.running = gauge(
+            "model_info", "The variant that answers requests.", *_MODEL, "revision", "variant", "digest"
         )
-        self.serving = Gauge(
-            "edgemodel_agent_model_serving",
-            "1 while some variant answers requests.",
-            ("namespace", "name"),
-            registry=self.registry,
+        self.disk_free = gauge("disk_free_bytes", "Free space of the disk that holds the store.")
+        self.disk_size = gauge("disk_size_bytes", "Size of the disk that holds the store.")
+        self.memory_free = gauge("memory_free_bytes", "Memory of the node that is available.")
+        self.turned = gauge("last_pass_timestamp_seconds", "When the agent's loop ended a pass last.")
+        self._passes = Counter(
+            "edgemodel_agent_passes", "Passes of the agent's loop.", ("result",), registry=self.registry
         )
-        self.disk_free = Gauge("edgemodel_agent_disk_free_bytes", "Free disk space.", registry=self.registry)
-        self.reported = Gauge(
-            "edgemodel_agent_last_report_timestamp_seconds", "When status was written last.", registry=self.registry
+        for result in ("Done", "Failed"):
+            self._passes.labels(result)
+        self._servers = ServersCollector(scrapes)
+        self.registry.register(self._servers)
+        self._known: frozenset[tuple[str, str]] = frozenset()
+
+    # --- what happened
+
+    def passed(self, *, failed: bool) -> None:
+        """The loop ended a pass."""
+        self._passes.labels("Failed" if failed else "Done").inc()
+        self.turned.set_to_current_time()
+
+    def received(self, labels: tuple[str, str]) -> Callable[[int], None]:
+        """Counts bytes of one model's downloads."""
+        return self.download_bytes.labels(*labels).inc
+
+    def checked(self, labels: tuple[str, str], result: str) -> None:
+        """A check before a switch ended."""
+        self._checks.labels(*labels, bounded(result)).inc()
+
+    def rechecked(self, labels: tuple[str, str], result: str) -> None:
+        """A check of what serves ended."""
+        self._rechecks.labels(*labels, bounded(result)).inc()
+
+    def tried(self, labels: tuple[str, str], result: str) -> None:
+        """A candidate was measured."""
+        self._trials.labels(*labels, bounded(result)).inc()
+
+    def rolled_back(self, labels: tuple[str, str], reason: str) -> None:
+        """The node put itself back."""
+        self._rollbacks.labels(*labels, bounded(reason)).inc()
+
+    # --- what is so
+
+    def started(self, *, version: str, node: str, system: str, hardware_class: str, disk: int) -> None:
+        """The agent begins."""
+        self._info.info(
+            {
+                "version": version,
+                "python": platform.python_version(),
+                "node": node,
+                "platform": system,
+                "hardware_class": hardware_class,
+            }
         )
+        self.disk_size.set(disk)
+
+    def serves(self, servers: Iterable[Served]) -> None:
+        """Which model servers are asked for their series at the next scrape."""
+        self._servers.serving = tuple(servers)
 
     def observe(self, status: EdgeNodeStatus) -> None:
         """Set the gauges from what is reported, so that both always agree."""
-        self.state.clear()
-        self.serving.clear()
+        for gauge in (self.state, self.serving, self.running):
+            gauge.clear()
         for model in status.models:
             for state in TargetState:
                 self.state.labels(model.namespace, model.name, state.value).set(model.state is state)
             self.serving.labels(model.namespace, model.name).set(model.running is not None)
+            if (r := model.running) is not None:
+                self.running.labels(model.namespace, model.name, r.revision, r.variant, r.digest).set(1)
         self.disk_free.set(status.disk_free_bytes)
-        if status.last_report_time is not None:
-            self.reported.set(status.last_report_time.timestamp())
+        self.memory_free.set(status.memory_free_bytes)
 
-    def serve(self, port: int, address: str) -> None:
-        """Answer scrapes at `http://address:port/metrics`, in a daemon thread.
+    def only(self, models: Iterable[tuple[str, str]]) -> None:
+        """Models and trials that this node knows of: what was counted of others ends, what may be counted begins at 0."""
+        known = frozenset(models)
+        for namespace, name in self._known - known:
+            for metric in self._of_models:
+                metric.remove_by_labels({"namespace": namespace, "name": name})
+        for labels in known - self._known:
+            # A rate needs a zero to start from: the first retry, or restart, would not be seen otherwise.
+            for metric in (
+                self.download_bytes,
+                self.download_seconds,
+                self.download_retries,
+                self.switches,
+                self.restarts,
+            ):
+                metric.labels(*labels)
+        self._known = known
 
-        Raises:
-            OSError: the port is taken.
-        """
-        self._server, _ = start_http_server(port, addr=address, registry=self.registry)
-
-    def close(self) -> None:
-        """Let go of the port."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+    def text(self) -> bytes:
+        """The exposition format, with the series of the model servers."""
+        return generate_latest(self.registry)

@@ -15,9 +15,9 @@ from edgemodel_api.errors import EdgeModelError
 
 from .faults import Rehearsal
 from .files import read_json, write_json
-from .metrics import AgentMetrics
 from .foreign import find_all
 from .jobs import Job
+from .metrics import AgentMetrics
 from .processes import ServerProcess
 from .state import NodeState
 from .store import Store

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from edgemodel_api.edgenode import EdgeNodeSpec, EdgeNodeStatus
 
 from .files import write_json
+from .metrics import ApiMetrics
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ class NodeObjects(Protocol):
     def write_status(self, status: EdgeNodeStatus) -> None:
         """Replace the status."""
 
+    def tried(self) -> bool:
+        """Whether the other side answered, or was asked in vain, once at least."""
+
     def close(self) -> None:
         """Nothing is written after this."""
 
@@ -44,8 +48,9 @@ class NodeObjects(Protocol):
 class DirectoryObjects:
     """`<objects>/edgenodes/<node>/{meta,spec,status}.json`; every file is written by temp + rename."""
 
-    def __init__(self, folder: Path, node: str) -> None:
+    def __init__(self, folder: Path, node: str, metrics: ApiMetrics | None = None) -> None:
         self.folder = folder / "edgenodes" / node
+        self._metrics = metrics
         self.node = node
         self._complained: bytes | None = None
 
@@ -71,6 +76,12 @@ class DirectoryObjects:
     def write_status(self, status: EdgeNodeStatus) -> None:
         """Write status.json; not fsynced, as the next heartbeat replaces it within seconds."""
         write_json(self.folder / "status.json", status.to_json(), durable=False)
+        if self._metrics is not None:
+            self._metrics.reported(status)
+
+    def tried(self) -> bool:
+        """A folder is always there."""
+        return True
 
     def close(self) -> None:
         """Nothing to do."""
@@ -88,6 +99,10 @@ class NoObjects:
 
     def write_status(self, status: EdgeNodeStatus) -> None:
         """To nobody."""
+
+    def tried(self) -> bool:
+        """Nobody is to be asked."""
+        return True
 
     def close(self) -> None:
         """Nothing to do."""

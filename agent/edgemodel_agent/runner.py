@@ -150,7 +150,7 @@ class ModelRunner:
                 self.stop()
             case decide.Fetch(target):
                 rehearsal = node.rehearses(target.digest)
-                body = partial(work.fetch, node, target=target, rehearsal=rehearsal)
+                body = partial(work.fetch, node, labels=self._labels, target=target, rehearsal=rehearsal)
                 self.job = jobs.start(Job(Work.FETCH, target.digest, target), body, node.wake)
             case decide.Check() if desired is not None:
                 self._begin_check(desired, now)
@@ -228,7 +228,7 @@ class ModelRunner:
                 running=previous, previous=None, failure=failure, crashes=0, last_crash=None, bad_rechecks=0, trouble=""
             )
         )
-        self.node.metrics.rollbacks.labels(*self._labels, failure.reason).inc()
+        self.node.metrics.rolled_back(self._labels, failure.reason)
         # Requests wait in the socket's queue until the good one answers: a moment late is better than wrong.
         self.slot.install(None, self.slot.listener)
         self.node.collect = True
@@ -275,9 +275,6 @@ class ModelRunner:
             total = old.replace(
                 bytes=old.bytes + cost.bytes, seconds=old.seconds + cost.seconds, retries=old.retries + cost.retries
             )
-            metrics.download_bytes.labels(*self._labels).inc(cost.bytes)
-            metrics.download_seconds.labels(*self._labels).inc(cost.seconds)
-            metrics.download_retries.labels(*self._labels).inc(cost.retries)
             self.save(state.replace(download=total, retry=None))
             return
         count = state.retry.count + 1 if state.retry else 1
@@ -310,7 +307,7 @@ class ModelRunner:
         if error is None:
             try:
                 self._switch(desired, job.result, listener, now)
-                self.node.metrics.checks.labels(*self._labels, reasons.PASSED).inc()
+                self.node.metrics.checked(self._labels, reasons.PASSED)
                 return
             except (OSError, EdgeModelError) as trouble:
                 error = self._not_answering(job.result, listener, trouble)
@@ -327,7 +324,7 @@ class ModelRunner:
             measured = error.measured
         if reason == reasons.INVALID_INPUT:
             reason = reasons.LOAD_FAILED
-        self.node.metrics.checks.labels(*self._labels, reason).inc()
+        self.node.metrics.checked(self._labels, reason)
         self._fail(desired, reason, message, now, measured)
 
     def _not_answering(self, passed: work.Checked, listener: socket.socket, trouble: Exception) -> CheckFailedError:
@@ -426,6 +423,7 @@ class ModelRunner:
             problem, reason = str(job.error), reasons.LOAD_FAILED
         elif problem is not None and "latency" in problem:
             reason = reasons.TOO_SLOW
+        self.node.metrics.rechecked(self._labels, reasons.PASSED if problem is None else reason)
         if problem is None:
             self.save(self.state.replace(bad_rechecks=0))
             return

@@ -91,6 +91,10 @@ class Store:
         """Free disk space for this user."""
         return shutil.disk_usage(self.root).free
 
+    def size_bytes(self) -> int:
+        """Size of the disk."""
+        return shutil.disk_usage(self.root).total
+
     def record(self, digest: str) -> VariantRecord | None:
         """What is known of the variant with this manifest digest."""
         if digest not in self._records:

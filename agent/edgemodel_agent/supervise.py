@@ -155,7 +155,9 @@ class ServingSlot:
             server.digest = running.target.digest
             server.started = time.monotonic()
             self.server, self.listener = server, listener
-            log.info("%s: server %s goes on serving revision %s", self.key, server.control.stem, running.target.revision)
+            log.info(
+                "%s: server %s goes on serving revision %s", self.key, server.control.stem, running.target.revision
+            )
             return server
         return None
 

@@ -114,6 +114,7 @@ class TrialRunner:
         self.job: Job | None = None
         self.removed = False
         self.desired: AssignedTrial | None = None
+        self._labels = (state.namespace, state.name)
 
     def save(self, state: TrialState) -> None:
         """Remember results, so that a restart does not measure again."""
@@ -159,7 +160,7 @@ class TrialRunner:
         facts = Facts(present=present, work=self.job.work if self.job else None, quiet=quiet)
         match decide.decide_trial(desired, self.state, facts, now):
             case decide.Fetch(target):
-                body = partial(work.fetch, self.node, target=target)
+                body = partial(work.fetch, self.node, labels=self._labels, target=target)
                 self.job = jobs.start(Job(Work.FETCH, target.digest, target), body, self.node.wake)
             case decide.Measure(target):
                 self._measure(desired, target)
@@ -192,6 +193,7 @@ class TrialRunner:
                 result = self._refused(job.context, reasons.LOAD_FAILED, message)
         elif job.error is not None:
             count = self.state.retry.count + 1 if self.state.retry else 1
+            self.node.metrics.download_retries.labels(*self._labels).inc()
             given_up, reason, message = failure_of(job.error, count)
             log.warning("trial of %s: download failed for the %d. time: %s", self.state.key, count, message)
             if not given_up:
@@ -203,6 +205,7 @@ class TrialRunner:
             self.save(self.state.replace(retry=None))
             return
         log.info("trial of %s: %s %s %s", self.state.key, result.variant, result.reason, result.message)
+        self.node.metrics.tried(self._labels, result.reason)
         self.save(self.state.replace(results=(*self.state.results, result), retry=None))
 
     @staticmethod

@@ -75,21 +75,33 @@ def launch(
     )
 
 
-def fetch(node: Node, job: Job, target: ArtifactTarget, rehearsal: Rehearsal | None = None) -> Fetched:
-    """Bring a variant here."""
+def fetch(
+    node: Node, job: Job, labels: tuple[str, str], target: ArtifactTarget, rehearsal: Rehearsal | None = None
+) -> Fetched:
+    """Bring a variant here. `labels`: namespace and name of the EdgeModel, for the node's series."""
 
     def progress(done: int) -> None:
         job.done_bytes = done
         job.check_cancelled()
 
     with node.one_fetch(job):
-        return fetch_variant(
-            node.store,
-            target,
-            reserve=node.options.reserve,
-            progress=progress,
-            no_disk=rehearsal is not None and rehearsal.fault is Fault.NO_DISK,
-        )
+        began = time.monotonic()
+        try:
+            found = fetch_variant(
+                node.store,
+                target,
+                reserve=node.options.reserve,
+                progress=progress,
+                received=node.metrics.received(labels),
+                no_disk=rehearsal is not None and rehearsal.fault is Fault.NO_DISK,
+            )
+        finally:
+            took = time.monotonic() - began
+            node.metrics.download_seconds.labels(*labels).inc(took)
+        node.metrics.download_retries.labels(*labels).inc(found.retries)
+        if found.bytes:
+            node.metrics.downloads.labels(*labels).observe(took)
+        return found
 
 
 def check(

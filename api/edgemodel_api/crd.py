@@ -23,6 +23,7 @@ from . import GROUP, VERSION
 from .base import ApiModel
 from .edgemodel import EdgeModel
 from .edgenode import EdgeNode
+from .words import WORDS
 
 JsonSchema = dict[str, Any]
 
@@ -105,14 +106,30 @@ class _WithRules(GenerateJsonSchema):
         return found
 
 
-def structural_schema(model: type[ApiModel], *, defaults: bool = True) -> JsonSchema:
-    """The structural schema of one API type.
+def structural_schema(model: type[ApiModel], *, defaults: bool = True, hints: bool = False) -> JsonSchema:
+    """The structural schema of one API type; `hints`: patterns are rules too, since those have messages in words.
 
     Raises:
         TypeError: a type that a structural schema cannot express (a union other than `int | str` or `X | None`).
     """
     schema = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_WithRules)
-    return _structural(schema, schema.get("$defs", {}), model.__name__, defaults=defaults)
+    found = _structural(schema, schema.get("$defs", {}), model.__name__, defaults=defaults)
+    if hints:
+        _hint(found)
+    return found
+
+
+def _hint(node: JsonSchema) -> None:
+    """Beside each pattern, the same as a rule: the API server then says what would do, and not only the pattern."""
+    if words := WORDS.get(node.get("pattern", "")):
+        matches = f"self.matches(r'{node['pattern']}')"
+        rule = f"type(self) == int || {matches}" if "x-kubernetes-int-or-string" in node else matches
+        node["x-kubernetes-validations"] = [{"message": f"must be {words}", "rule": rule}]
+    for child in node.get("properties", {}).values():
+        _hint(child)
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), dict):
+            _hint(node[key])
 
 
 def _structural(node: JsonSchema, defs: JsonSchema, path: str, *, defaults: bool) -> JsonSchema:
@@ -186,7 +203,9 @@ def build(kind: Kind) -> JsonSchema:
         if not (isinstance(part_model, type) and issubclass(part_model, ApiModel)):
             raise TypeError(f"{name}.{part} is not an API type")
         # Nothing is defaulted into a status that was written: a field that its writer left out is unknown, not empty.
-        properties[part] = structural_schema(part_model, defaults=part == "spec")
+        properties[part] = structural_schema(
+            part_model, defaults=part == "spec", hints=part == "spec" and kind.model is EdgeModel
+        )
     if kind.first_status is not None:
         properties["status"]["default"] = kind.first_status
     schema = {"description": _doc(kind.model), "type": "object", "properties": properties}

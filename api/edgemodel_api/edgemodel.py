@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -11,7 +12,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from . import quantities as q
 from .base import ApiModel, ListMap, Rule
 from .edgemodel_status import EdgeModelStatus
-from .meta import ObjectMeta
+from .meta import DNS_NAME_PATTERN, ObjectMeta
 
 SHA256_PATTERN = r"^[a-f0-9]{64}$"
 URI_PATTERN = r"^(https|oci|oci-layout|s3|pvc|file):.+$"
@@ -21,7 +22,7 @@ TIME_ZONE_PATTERN = r"^[A-Za-z0-9_+/-]+$"
 
 Sha256 = Annotated[
     str,
-    StringConstraints(pattern=SHA256_PATTERN),
+    StringConstraints(pattern=SHA256_PATTERN, max_length=128),
     Field(description="Of the file, 64 hex digits as `sha256sum FILE` prints them. Required for https, oci and s3."),
 ]
 Uri = Annotated[
@@ -36,6 +37,13 @@ LabelValue = Annotated[str, StringConstraints(pattern=LABEL_PATTERN, max_length=
 CronSchedule = Annotated[str, StringConstraints(pattern=CRON_PATTERN, max_length=253)]
 TimeZone = Annotated[str, StringConstraints(pattern=TIME_ZONE_PATTERN, max_length=64)]
 REMOTE_SCHEMES = ("https:", "oci:", "s3:")
+SecretName = Annotated[str, StringConstraints(pattern=DNS_NAME_PATTERN, min_length=1, max_length=253)]
+# Patterns of whole URIs, for RE2 (CEL) and Python alike: so no backslash, which each text that they stand in would double.
+_HTTPS_PATTERN = "https://[^/?#]+/.+"
+_S3_PATTERN = "s3://[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9](/[^/]+)+"
+_PVC_PATTERN = "pvc://" + DNS_NAME_PATTERN.strip("^$").replace("\\.", "[.]") + "(/[^/]+)+"
+_DOTS_PATTERN = ".*/[.][.]?(/.*)?"
+_PASSWORD_PATTERN = "(https|oci|s3)://[^/?#]*@.*"  # noqa: S105  a pattern
 _SHA256_REQUIRED = "sha256 is required for https, oci and s3 URIs: add the hex digest of the file (sha256sum FILE)"
 
 
@@ -65,9 +73,24 @@ class Format(StrEnum):
 
 
 class SecretRef(ApiModel):
-    """The name of a Secret in the same namespace."""
+    """The name of a Secret in the same namespace. Its keys by scheme: docs/sources.md."""
 
-    name: Name = Field(description="The Secret's name.")
+    name: SecretName = Field(description="The Secret's name.")
+
+
+def _uri_rule(scheme: str, pattern: str, message: str, *, dots: bool = True) -> Rule:
+    """URIs of a scheme have this form, and (without `dots`) no segment `.` or `..`."""
+    cel = f"!self.uri.startsWith('{scheme}:') || self.uri.matches('^{pattern}$')"
+    if not dots:
+        cel = f"{cel} && !self.uri.matches('^{_DOTS_PATTERN}$')"
+
+    def holds(remote: RemoteFile) -> bool:
+        uri = remote.uri
+        if not uri.startswith(f"{scheme}:"):
+            return True
+        return re.fullmatch(pattern, uri) is not None and (dots or re.fullmatch(_DOTS_PATTERN, uri) is None)
+
+    return Rule(cel, message, holds)
 
 
 class RemoteFile(ApiModel):
@@ -76,7 +99,31 @@ class RemoteFile(ApiModel):
     uri: Uri
     sha256: Sha256 | None = None
     credentials_secret_ref: SecretRef | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URI for messages: an https query may hold a secret (a signature, a token)."""
+        return re.split("[?#]", self.uri)[0] if self.uri.startswith("https:") else self.uri
+
     rules = (
+        Rule(
+            f"!self.uri.matches('^{_PASSWORD_PATTERN}$')",
+            "a URI must hold no user name or password: put them into a Secret and name it in credentialsSecretRef",
+            lambda s: re.fullmatch(_PASSWORD_PATTERN, s.uri) is None,
+        ),
+        _uri_rule("https", _HTTPS_PATTERN, "an https URI is written https://HOST/PATH"),
+        _uri_rule(
+            "s3",
+            _S3_PATTERN,
+            "an s3 URI is written s3://BUCKET/KEY and names one object; the key has no empty part, '.' or '..'",
+            dots=False,
+        ),
+        _uri_rule(
+            "pvc",
+            _PVC_PATTERN,
+            "a pvc URI is written pvc://CLAIM/PATH: the claim's name in lower case, then the file in it; no '.' or '..'",
+            dots=False,
+        ),
         Rule(
             "!['https:', 'oci:', 's3:'].exists(p, self.uri.startsWith(p)) || has(self.sha256)",
             _SHA256_REQUIRED,

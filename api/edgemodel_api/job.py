@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
+from pydantic import Field
+
 from .base import StatusModel
 from .edgemodel import Compression, Data, EdgeModel, Format, HealthCheck, Source
 from .hardware import HardwareClass
@@ -33,6 +35,12 @@ class JobSpec(StatusModel):
     base_dir: str = "."
     """Folder against which relative `file:` URIs are resolved."""
     work_dir: str | None = None
+    credentials: dict[str, str] = Field(default_factory=dict)
+    """Folders that hold a Secret's keys as files, by what they are for: `source`, `calibration`, `validation`."""
+    volumes_dir: str | None = None
+    """Where claims are mounted, each under its name: what `pvc://CLAIM/PATH` means."""
+    in_pod: bool = False
+    """Whether a cluster runs it, so that messages name what helps there."""
     max_source_bytes: int = 2 * 2**30
     seed: int = 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 # Condition types of EdgeModel.
 READY = "Ready"
 RECONCILING = "Reconciling"
@@ -45,6 +47,8 @@ NODE_FAILED = "NodeFailed"
 NODE_OFFLINE = "NodeOffline"
 RETRYING = "Retrying"
 TERMINATING = "Terminating"
+ARTIFACTS_DELETED = "ArtifactsDeleted"
+ARTIFACTS_LEFT = "ArtifactsLeft"
 
 # Why a node refused or lost a revision (EdgeNode.status.models[].reason).
 DOWNLOAD_FAILED = "DownloadFailed"
@@ -59,3 +63,13 @@ LOAD_FAILED = "LoadFailed"
 PORT_UNAVAILABLE = "PortUnavailable"
 PASSED = "Passed"
 SERVING = "Serving"
+
+
+def bounded(reason: str, *more: str) -> str:
+    """A reason as a label of a series: what is neither a constant of this page nor in `more` could be anything."""
+    return reason if reason in more or reason in _known() else "Other"
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(value for name, value in globals().items() if name.isupper())

@@ -1,4 +1,4 @@
-"""One file over https: streamed, resumed where the server allows it, never over anything but https.
+"""One file from a server: streamed, resumed where the server allows it, with credentials for the file's own server only.
 
 Which error is whose: a host that was never reached, a certificate, a redirect and a 4xx are the URI's fault
 (`InputError`: trying again gives the same); a server that answered and then broke off, or 5xx, may recover
@@ -12,14 +12,16 @@ import ssl
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Protocol, Self
+from typing import NoReturn, Protocol, Self
 
 import httpx
 import tenacity
 
 from edgemodel_api.errors import InputError, TransientError
-from edgemodel_oci.answers import retry_after
-from edgemodel_oci.credentials import Credentials
+from edgemodel_oci.answers import port_of, retry_after
+
+from .credentials import CredentialsError
+from .remote import Asked, shown
 
 #: Breaks in a row with hardly a byte gained.
 TRIES = 4
@@ -30,6 +32,9 @@ PROGRESS_BYTES = 2**16
 #: A connection that brings less than PROGRESS_BYTES in this time has stalled.
 STALL_SECONDS = 60.0
 MAX_REDIRECTS = 5
+#: Of a refusal, read for the server's reason.
+_REFUSAL_BYTES = 2**14
+_REFUSAL_SECONDS = 10.0
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TIMEOUT = httpx.Timeout(connect=10, read=30, write=30, pool=10)
 _CONTENT_RANGE = re.compile(r"^bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
@@ -63,42 +68,24 @@ class _AgainError(Exception):
 class Download:
     """A context manager that holds the connection."""
 
-    def __init__(
-        self, uri: str, credentials: Credentials | None = None, *, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        """Checks the URI; connects to nothing yet.
+    def __init__(self, file: Asked, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Connects to nothing yet.
 
         Args:
-            uri: https. A name and password in it are used as Basic authentication, and never shown.
-            credentials: sent to the URI's own origin only.
+            file: what is asked for, and how.
             sleep: waits between tries.
-
-        Raises:
-            InputError: it is no URI, or SSL_CERT_FILE cannot be read.
         """
-        try:
-            self._url = httpx.URL(uri)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise InputError(f"{uri[:200]}: no URI ({error}): write https://HOST/PATH") from None
-        if self._url.scheme != "https" or not self._url.host:
-            raise InputError(f"{uri[:200]}: no https URI: write https://HOST/PATH")
-        self._credentials = credentials
+        self._file = file
         self._sleep = sleep
         self._validator: str | None = None
         self._reached = False
         self._breaks = 0
         self._connections = 0
-        try:
-            context = httpx.create_ssl_context()
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(
-                f"the certificates of SSL_CERT_FILE cannot be read ({error}): correct or unset it"
-            ) from None
         self._client = httpx.Client(
-            verify=context,
+            verify=file.context,
             timeout=_TIMEOUT,
             # A proxy of the environment is none for this machine itself.
-            trust_env=self._url.host not in ("localhost", "127.0.0.1", "::1"),
+            trust_env=file.url.host not in ("localhost", "127.0.0.1", "::1"),
             headers={"User-Agent": "edgemodel", "Accept-Encoding": "identity"},
         )
 
@@ -125,7 +112,7 @@ class Download:
         try:
             retrying(self._attempt, sink)
         except _AgainError as error:
-            message = f"{shown(self._url)}: {error.problem} ({self._connections} tries, {sink.done} bytes came)"
+            message = f"{self._file.shown}: {error.problem} ({self._connections} tries, {sink.done} bytes came)"
             if self._reached:
                 raise TransientError(f"{message}: try again later, or use another server") from None
             raise InputError(f"{message}: correct host and port, or check the network (proxy, firewall)") from None
@@ -151,26 +138,26 @@ class Download:
 
     def _open(self, offset: int) -> httpx.Response:
         """The answer with the file, after redirects."""
-        url = self._url
+        url, own_headers = self._file.request()
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._send(url, offset)
-            if not response.has_redirect_location:
+            response = self._send(url, offset, own_headers if self._is_own(url) else {})
+            if not (response.has_redirect_location and self._file.follows):
                 return response
             location = response.headers["Location"]
             response.close()
             url = self._redirected(url, location)
-        raise InputError(f"{shown(self._url)}: more than {MAX_REDIRECTS} redirects: name the file's own address")
+        raise InputError(f"{self._file.shown}: more than {MAX_REDIRECTS} redirects: name the file's own address")
 
-    def _send(self, url: httpx.URL, offset: int) -> httpx.Response:
-        headers = {}
+    def _is_own(self, url: httpx.URL) -> bool:
+        own = self._file.url
+        return (url.scheme, url.host, port_of(url)) == (own.scheme, own.host, port_of(own))
+
+    def _send(self, url: httpx.URL, offset: int, headers: dict[str, str]) -> httpx.Response:
+        headers = dict(headers)
         if offset:
             headers["Range"] = f"bytes={offset}-"
             if self._validator:
                 headers["If-Range"] = self._validator
-        own = (url.host, url.port) == (self._url.host, self._url.port)
-        if own and self._credentials is not None:
-            token = self._credentials.identity_token
-            headers["Authorization"] = f"Bearer {token}" if token else self._credentials.basic
         try:
             response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
         except httpx.TransportError as error:
@@ -199,7 +186,8 @@ class Download:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise InputError(
                     f"{shown(url)}: the certificate of {url.host} is not trusted ({cause.verify_message}): name the"
-                    " host as in its certificate, or set SSL_CERT_FILE to the authority's"
+                    " host as in its certificate, or give the authority's as ca.crt of the Secret in credentialsSecretRef"
+                    " (or by SSL_CERT_FILE)"
                 ) from None
             cause = cause.__cause__ or cause.__context__
 
@@ -223,7 +211,8 @@ class Download:
             raise _AgainError(f"broke off{expected} ({type(error).__name__})", reached=True) from None
 
     def _check_status(self, response: httpx.Response, sink: Sink) -> None:
-        status, where = response.status_code, shown(response.url)
+        status = response.status_code
+        where = self._file.shown if response.url.path == self._file.url.path else shown(response.url)
         if status == HTTPStatus.PARTIAL_CONTENT and sink.done:
             match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != sink.done:
@@ -239,15 +228,8 @@ class Download:
             raise _AgainError("has another file by now", reached=True)
         elif status in _RETRIED:
             raise _AgainError(f"answers {_status(status)}", reached=True, wait=retry_after(response.headers))
-        elif status in (401, 403):
-            raise InputError(
-                f"{where}: answers {_status(status)}: "
-                + ("the credentials do not allow it" if self._credentials else "name a credentialsSecretRef")
-            )
-        elif status in (404, 410):
-            raise InputError(f"{where}: answers {_status(status)}: there is no such file, correct the URI")
         else:
-            raise InputError(f"{where}: answers {_status(status)} instead of a file: correct the URI")
+            self._refuse(where, response)
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise InputError(
@@ -255,10 +237,31 @@ class Download:
                 " off on the server"
             )
 
+    def _refuse(self, where: str, response: httpx.Response) -> NoReturn:
+        status = response.status_code
+        what = f"{where}: answers {_status(status)}"
+        if self._is_own(response.url):
+            advice = self._file.refused(status, response.headers, _beginning(response))
+            if advice is not None:
+                raise CredentialsError(f"{what}: {advice}")
+        elif status in (401, 403):
+            raise InputError(f"{what}: it was redirected to, and other hosts get no credentials: name this address")
+        if status in (404, 410):
+            raise InputError(f"{what}: there is no such file, correct the URI")
+        raise InputError(f"{what} instead of a file: correct the URI")
 
-def shown(url: httpx.URL) -> str:
-    """A URL for messages: without password and query, which may hold secrets."""
-    return str(url.copy_with(userinfo=b"", query=None, fragment=None))[:300]
+
+def _beginning(response: httpx.Response) -> bytes:
+    """A few bytes of a refusal, as long as they come soon."""
+    content, until = b"", time.monotonic() + _REFUSAL_SECONDS
+    try:
+        for chunk in response.iter_raw():
+            content += chunk
+            if len(content) >= _REFUSAL_BYTES or time.monotonic() > until:
+                break
+    except httpx.TransportError:
+        pass  # what came must do
+    return content[:_REFUSAL_BYTES]
 
 
 def _status(status: int) -> str:

@@ -10,24 +10,25 @@ from pathlib import Path
 
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import RemoteFile
+from edgemodel_api.edgemodel_status import ANNOTATION_RETRY
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobSpec, Progress
 from edgemodel_oci.descriptor import is_platform
 from edgemodel_oci.reference import Reference, is_tag
 
 from .candidates import recipes_for, unsupported
+from .credentials import CredentialsError, Secret, stored_elsewhere
 from .data import Dataset, open_dataset, synthetic
 from .formats import check_formats
 from .formats.onnx_model import SourceModel, load_model
 from .formats.probe import probe
 from .progress import Report, counter
-from .sources import Fetched, fetch_source
+from .sources import Fetched, check_credentials, fetch_source
 
 SYNTHETIC_SAMPLES = 256
 PROBE_TIMEOUT_SECONDS = 300.0
 #: What the source is called in the work folder, where a message begins with it.
 _OUR_NAME = re.compile(r"^(model )?source(\.folded)?\.onnx(: | (?=is ))")
-UNSUPPORTED_SCHEMES = ("s3:", "pvc:")
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,6 @@ def check_supported(job: JobSpec) -> Reference:
     check_formats(job.formats)
     if error := unsupported(job.compression.steps):
         raise error
-    for what, remote in _remotes(job).items():
-        if remote.uri.startswith(UNSUPPORTED_SCHEMES):
-            scheme = remote.uri.partition(":")[0]
-            raise InputError(
-                f"{what}.uri: {scheme} is not supported yet: use https, oci, oci-layout or file",
-                reason=reasons.NOT_SUPPORTED,
-            )
     if not job.platforms:
         raise InputError("the Job names no platform: give at least one, such as linux/amd64")
     for platform in job.platforms:
@@ -84,7 +78,13 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
         InputError: whatever is wrong with them.
         TransientError: a server does not answer.
     """
-    fetched = {what: _fetch(job, what, remote, work_dir, report) for what, remote in _remotes(job).items()}
+    for what, remote in _remotes(job).items():
+        with _named(job, what):
+            check_credentials(remote, _secret(job, what, remote))
+    fetched = {}
+    for what, remote in _remotes(job).items():
+        with _named(job, what):
+            fetched[what] = _fetch(job, what, remote, work_dir, report)
     report(Progress(stage="load"))
     source = fetched["source"]
     with _about(job.source):
@@ -104,6 +104,17 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
 
 
 @contextmanager
+def _named(job: JobSpec, what: str) -> Iterator[None]:
+    """Whose credentials they are; and that a corrected Secret does nothing by itself."""
+    try:
+        yield
+    except CredentialsError as error:
+        again = f"; then: kubectl annotate em {job.name} -n {job.namespace} --overwrite {ANNOTATION_RETRY}=$(date +%s)"
+        message = f"{what}: {error.message}{again if job.in_pod else ''}"
+        raise InputError(message, reason=error.reason) from None
+
+
+@contextmanager
 def _about(source: RemoteFile) -> Iterator[None]:
     """Messages about the model name the user's URI, not the file in the work folder."""
     try:
@@ -112,7 +123,7 @@ def _about(source: RemoteFile) -> Iterator[None]:
         if error.reason == reasons.DISK_FULL:
             raise
         message = _OUR_NAME.sub("", error.message)
-        raise InputError(f"source {source.uri}: {message}", reason=error.reason) from None
+        raise InputError(f"source {source.shown}: {message}", reason=error.reason) from None
 
 
 def probe_memory(size: int) -> int:
@@ -133,7 +144,27 @@ def _fetch(job: JobSpec, what: str, remote: RemoteFile, work_dir: Path, report: 
     dest = work_dir / f"{what.replace('.', '-')}{'.onnx' if what == 'source' else '.npz'}"
     progress = counter(report, "fetch", what)
     progress(0, 0)
-    return fetch_source(remote, dest, base_dir=Path(job.base_dir), max_bytes=job.max_source_bytes, progress=progress)
+    return fetch_source(
+        remote,
+        dest,
+        base_dir=Path(job.base_dir),
+        max_bytes=job.max_source_bytes,
+        progress=progress,
+        secret=_secret(job, what, remote),
+        volumes_dir=Path(job.volumes_dir) if job.volumes_dir is not None else None,
+        in_pod=job.in_pod,
+    )
+
+
+def _secret(job: JobSpec, what: str, remote: RemoteFile) -> Secret | None:
+    """What credentialsSecretRef means. In a cluster the folder is always there; else the environment may do."""
+    reference = remote.credentials_secret_ref
+    if reference is None:
+        return None
+    folder = job.credentials.get(what.removeprefix("data."))
+    if folder is None and not remote.uri.startswith("https:") and stored_elsewhere(remote.uri):
+        return None
+    return Secret(reference.name, Path(folder) if folder is not None else None)
 
 
 def _with_data(job: JobSpec, model: SourceModel, paths: dict[str, Path], work_dir: Path) -> Inputs:

@@ -1,12 +1,13 @@
 """Where models and data come from: a URI → a file in the work folder, whole, checked, or nothing.
 
-`file:` relative to the manifest's folder, `https:`, `oci:` and `oci-layout:`. Sizes are limited by what is announced and
-by what arrives; the sha256 is computed while the bytes stream by.
+`file:` relative to the manifest's folder, `pvc:`, `https:`, `s3:`, `oci:` and `oci-layout:`. Sizes are limited by what is
+announced and by what arrives; the sha256 is computed while the bytes stream by.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,17 +18,20 @@ from urllib.parse import unquote
 from edgemodel_api.edgemodel import RemoteFile
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
-from edgemodel_api.reasons import DIGEST_MISMATCH, DISK_FULL, NOT_SUPPORTED
+from edgemodel_api.reasons import DIGEST_MISMATCH, DISK_FULL
 from edgemodel_oci.credentials import Credentials
 from edgemodel_oci.files import put, replacing
 from edgemodel_oci.reference import Reference
-from edgemodel_oci.repository import open_repository
+from edgemodel_oci.repository import Access, open_repository
 from edgemodel_oci.source import fetch_model_file
 
+from .credentials import CredentialsError, Secret, authorities, registry_credentials
 from .download import Download
 from .reading import CHUNK_BYTES, open_to_read
+from .remote import Asked, HttpsFile, S3File
 
 Progress = Callable[[int, int], None]
+_ASKED: dict[str, type[HttpsFile | S3File]] = {"https": HttpsFile, "s3": S3File}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Fetched:
         path: in the work folder.
         sha256: hex.
         size: bytes.
-        folder: where it lay, for `file:` URIs; None for others. A model's external data may lie there.
+        folder: where it lay, for `file:` and `pvc:` URIs; None for others. A model's external data may lie there.
     """
 
     path: Path
@@ -54,7 +58,9 @@ def fetch_source(
     base_dir: Path,
     max_bytes: int,
     progress: Progress | None = None,
-    credentials: Credentials | None = None,
+    secret: Secret | None = None,
+    volumes_dir: Path | None = None,
+    in_pod: bool = False,
 ) -> Fetched:
     """Bring the file to `dest`.
 
@@ -64,7 +70,9 @@ def fetch_source(
         base_dir: against which relative `file:` URIs are resolved.
         max_bytes: more is refused.
         progress: called with (bytes that are here, size; 0: unknown).
-        credentials: for https (Basic, or Bearer with an identity token) and registries.
+        secret: for https, s3 and registries.
+        volumes_dir: holds a folder for each claim.
+        in_pod: whether `file:` URIs can hardly be meant.
 
     Raises:
         InputError: the URI, the file, its size or its digest are not what they must be; or the disk refuses.
@@ -72,22 +80,56 @@ def fetch_source(
     """
     say: Progress = progress or (lambda _done, _total: None)
     scheme = remote.uri.partition(":")[0]
-    if scheme == "file":
-        path = local_path(remote.uri, base_dir)
+    if scheme in ("file", "pvc"):
+        path = claim_path(remote.uri, volumes_dir) if scheme == "pvc" else local_path(remote.uri, base_dir)
+        if scheme == "file" and in_pod and not path.exists():
+            raise InputError(
+                f"{remote.shown}: file: names a file of a single machine, which no pod sees: use pvc://CLAIM/PATH, s3:, oci: or"
+                " https:"
+            )
         digest, size = _copy(path, dest, remote, max_bytes, say)
         return Fetched(dest, digest, size, path.parent)
-    if scheme == "https":
+    if scheme in _ASKED:
         _require_digest(remote)
-        digest, size = _download(dest, remote, max_bytes, say, credentials)
+        digest, size = _download(dest, remote, max_bytes, say, _ASKED[scheme](remote, secret))
         return Fetched(dest, digest, size)
-    if scheme in ("oci", "oci-layout"):
-        if scheme == "oci":
-            _require_digest(remote)
-        return _pull(dest, remote, max_bytes, say, credentials)
-    raise InputError(
-        f"{remote.uri}: {scheme}: URIs are not supported yet: use file:, https:, oci: or oci-layout:",
-        reason=NOT_SUPPORTED if scheme in ("s3", "pvc") else None,
-    )
+    if scheme == "oci":
+        _require_digest(remote)
+    return _pull(dest, remote, max_bytes, say, secret)
+
+
+def check_credentials(remote: RemoteFile, secret: Secret | None) -> None:
+    """Before anything is fetched: is the Secret there, and does it hold what this file's scheme needs?
+
+    Raises:
+        InputError: as said.
+    """
+    scheme = remote.uri.partition(":")[0]
+    if scheme in _ASKED:
+        _ASKED[scheme](remote, secret)
+    elif scheme == "oci":
+        _access(Reference.parse(remote.uri), secret)
+
+
+def claim_path(uri: str, volumes_dir: Path | None) -> Path:
+    """The file of a `pvc:` URI, links resolved.
+
+    Raises:
+        InputError: there are no claims here, or the path leads out of its claim.
+    """
+    claim, _, inside = uri.removeprefix("pvc://").partition("/")
+    if volumes_dir is None:
+        raise InputError(
+            f"{uri}: a claim is mounted in a cluster only: use file: here, or name a folder that holds one folder for each"
+            " claim in EDGEMODEL_VOLUMES"
+        )
+    root = Path(os.path.realpath(volumes_dir / claim))
+    path = Path(os.path.realpath(root / inside))
+    if not path.is_relative_to(root):
+        raise InputError(f"{uri}: is a link that leads out of the claim {claim}: name the file itself")
+    if not root.is_dir():
+        raise InputError(f"{uri}: there is no folder {root} for the claim {claim}: correct the name")
+    return path
 
 
 def local_path(uri: str, base_dir: Path) -> Path:
@@ -112,7 +154,7 @@ def local_path(uri: str, base_dir: Path) -> Path:
 
 
 def _copy(path: Path, dest: Path, remote: RemoteFile, max_bytes: int, progress: Progress) -> tuple[str, int]:
-    with open_to_read(path, remote.uri) as file:
+    with open_to_read(path, remote.shown) as file:
         size = file.seek(0, 2)
         file.seek(0)
         _check_size(remote, size, max_bytes, dest)
@@ -141,10 +183,8 @@ def _store(
     return digest.hexdigest(), done
 
 
-def _download(
-    dest: Path, remote: RemoteFile, max_bytes: int, progress: Progress, credentials: Credentials | None
-) -> tuple[str, int]:
-    with replacing(dest) as out, Download(remote.uri, credentials) as download:
+def _download(dest: Path, remote: RemoteFile, max_bytes: int, progress: Progress, file: Asked) -> tuple[str, int]:
+    with replacing(dest) as out, Download(file) as download:
         sink = _Sink(out, dest, remote, max_bytes, progress)
         download.run(sink)
         _check_digest(remote, sink.digest, sink.done)
@@ -196,34 +236,47 @@ class _Sink:
         self._progress(self.done, self._total)
 
 
-def _pull(
-    dest: Path, remote: RemoteFile, max_bytes: int, progress: Progress, credentials: Credentials | None
-) -> Fetched:
+def _pull(dest: Path, remote: RemoteFile, max_bytes: int, progress: Progress, secret: Secret | None) -> Fetched:
     reference = Reference.parse(remote.uri)
     target = reference.target
     if target is None:
-        raise InputError(f"{remote.uri}: names no artifact: append :TAG or @sha256:DIGEST")
+        raise InputError(f"{remote.shown}: names no artifact: append :TAG or @sha256:DIGEST")
     incoming = dest.with_name(f".{dest.name}.incoming")
     try:
-        with open_repository(reference, credentials=credentials) as repository:
-            fetch_model_file(repository, target, incoming, max_bytes=max_bytes, progress=progress)
+        credentials, access = _access(reference, secret)
+        with open_repository(reference, credentials=credentials, access=access) as repository:
+            try:
+                fetch_model_file(repository, target, incoming, max_bytes=max_bytes, progress=progress)
+            except InputError as error:
+                refused = bool(access.advice) and access.advice in error.message
+                raise CredentialsError(error.message, reason=error.reason) if refused else error from None
         digest, size = _copy(incoming, dest, remote, max_bytes, lambda _done, _total: None)
     finally:
         incoming.unlink(missing_ok=True)
     return Fetched(dest, digest, size)
 
 
+def _access(reference: Reference, secret: Secret | None) -> tuple[Credentials | None, Access]:
+    if reference.is_layout:
+        return None, Access()
+    if secret is None:
+        host = reference.host
+        return None, Access(advice=f"name a Secret for {host} in credentialsSecretRef, or run `docker login {host}`")
+    found = registry_credentials(secret, reference.host)
+    return found, Access(authorities(secret), f"correct {secret}" if found is not None else "")
+
+
 def _require_digest(remote: RemoteFile) -> None:
     if remote.sha256 is None:
         raise InputError(
-            f"{remote.uri}: sha256 is required for remote files: add the hex digest of the file (sha256sum FILE)"
+            f"{remote.shown}: sha256 is required for remote files: add the hex digest of the file (sha256sum FILE)"
         )
 
 
 def _check_digest(remote: RemoteFile, actual: str, size: int) -> None:
     if remote.sha256 is not None and remote.sha256 != actual:
         raise InputError(
-            f"{remote.uri}: sha256 is {actual} ({size} bytes), but the manifest says {remote.sha256}: if the file is"
+            f"{remote.shown}: sha256 is {actual} ({size} bytes), but the manifest says {remote.sha256}: if the file is"
             " the right one, correct the manifest; if not, find out who changed it",
             reason=DIGEST_MISMATCH,
         )
@@ -239,7 +292,7 @@ def _check_size(remote: RemoteFile, size: int, max_bytes: int, dest: Path, *, he
     # A file system of no size is none that can be written, which the write will say as well.
     if disk.total and size - here > disk.free:
         raise InputError(
-            f"{remote.uri}: {format_bytes(size)} do not fit into {dest.parent}, where {format_bytes(disk.free)} are free:"
+            f"{remote.shown}: {format_bytes(size)} do not fit into {dest.parent}, where {format_bytes(disk.free)} are free:"
             " free some space there, or name a work folder on another disk",
             reason=DISK_FULL,
         )
@@ -247,6 +300,6 @@ def _check_size(remote: RemoteFile, size: int, max_bytes: int, dest: Path, *, he
 
 def _too_large(remote: RemoteFile, size: str, max_bytes: int) -> InputError:
     return InputError(
-        f"{remote.uri}: {size} bytes, and at most {max_bytes} ({format_bytes(max_bytes)}) are allowed: give a smaller"
+        f"{remote.shown}: {size} bytes, and at most {max_bytes} ({format_bytes(max_bytes)}) are allowed: give a smaller"
         " file, or raise maxSourceBytes of the Job"
     )

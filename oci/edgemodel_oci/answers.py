@@ -30,7 +30,7 @@ class AgainError(Exception):
         self.wait = wait
 
 
-def refuse(host: str, method: str, response: httpx.Response, *, as_somebody: bool) -> NoReturn:
+def refuse(host: str, method: str, response: httpx.Response, *, as_somebody: bool, advice: str = "") -> NoReturn:
     """Raise what a failed status means.
 
     Args:
@@ -38,6 +38,7 @@ def refuse(host: str, method: str, response: httpx.Response, *, as_somebody: boo
         method: of the request.
         response: its answer; a small body is read for the registry's own words.
         as_somebody: whether credentials were found.
+        advice: what to change when it refuses us; empty: docker login.
 
     Raises:
         AgainError: another try may help.
@@ -52,9 +53,9 @@ def refuse(host: str, method: str, response: httpx.Response, *, as_somebody: boo
         raise AgainError(TransientError(f"{what}: try again later"), retry_after(response.headers))
     if status in (401, 403):
         raise InputError(
-            f"{what}: the credentials for {host} do not allow it"
+            f"{what}: the credentials for {host} do not allow it{f', {advice}' if advice else ''}"
             if as_somebody
-            else f"{what}: run `docker login {host}` as a user who has access"
+            else f"{what}: {advice or f'run `docker login {host}`'} as a user who has access"
         )
     if status == HTTPStatus.NOT_FOUND:
         raise InputError(f"{what}: check the name, or push the artifact")

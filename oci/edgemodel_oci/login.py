@@ -21,6 +21,7 @@ class Login:
         base: the registry's address.
         find: gives the credentials; called once, where the registry asks.
         check_target: refuses addresses that must not be asked.
+        advice: what to change when the registry refuses us.
     """
 
     def __init__(
@@ -29,10 +30,12 @@ class Login:
         base: httpx.URL,
         find: Callable[[], Credentials | None],
         check_target: Callable[[httpx.URL], None],
+        advice: str,
     ) -> None:
         self.credentials: Credentials | None = None
         self._client, self._base, self._find, self._check_target = client, base, find, check_target
         self._host = base.netloc.decode("ascii")
+        self._advice = advice
 
     def answer(self, challenges: list[Challenge], scope: str) -> str:
         """The Authorization header that a challenge asks for.
@@ -47,7 +50,7 @@ class Login:
                 return "Bearer " + self._token(challenge.parameters, scope)
             if challenge.scheme == "basic":
                 if self.credentials is None or not self.credentials.username:
-                    raise InputError(f"{self._host} wants a user name and password: run `docker login {self._host}`")
+                    raise InputError(f"{self._host} wants a user name and password: {self._advice}")
                 return self.credentials.basic
         raise InputError(f"{self._host} refuses access and says no way to ask for it: check its configuration")
 
@@ -82,11 +85,12 @@ class Login:
         try:
             if response.status_code in (400, 401, 403):
                 raise InputError(
-                    f"the token server of {self._host} refuses access ({response.status_code}) to {scope}: run"
-                    f" `docker login {self._host}` as a user who has it"
+                    f"the token server of {self._host} refuses access ({response.status_code}) to {scope}:"
+                    f" {self._advice} as a user who has it"
                 )
             if not response.is_success:
-                refuse(self._host, request.method, response, as_somebody=credentials is not None)
+                somebody = credentials is not None
+                refuse(self._host, request.method, response, as_somebody=somebody, advice=self._advice)
             read_limited(response, SMALL_BODY_BYTES)
         finally:
             response.close()

@@ -32,7 +32,7 @@ from .manifests import (
     subject_of,
 )
 from .reference import Reference, hex_of, is_digest, is_tag
-from .repository import Repository
+from .repository import Access, Repository
 from .transport import Transport
 from .upload import CHUNK_BYTES, upload
 
@@ -51,6 +51,7 @@ class Registry(Repository):
     Args:
         reference: `oci://host/repo`.
         credentials: default: what is stored for the host, looked up when the registry asks.
+        access: other authorities than the system's, and where the credentials are from.
         transport: for tests.
         chunk_bytes: blobs larger than this are sent in chunks, so that a break does not cost the whole.
     """
@@ -60,12 +61,15 @@ class Registry(Repository):
         reference: Reference,
         *,
         credentials: Credentials | None = None,
+        access: Access | None = None,
         transport: Transport | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.reference = reference.without_target()
         host = reference.host
-        self._http = transport or Transport(endpoint(host), lambda: credentials or find_credentials(host))
+        self._http = transport or Transport(
+            endpoint(host), lambda: credentials or find_credentials(host), access=access
+        )
         self._base = f"/v2/{reference.repository}"
         self._pull = f"repository:{reference.repository}:pull"
         self._push = f"repository:{reference.repository}:pull,push"

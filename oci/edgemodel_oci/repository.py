@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from .credentials import Credentials
 from .descriptor import Descriptor
 from .reference import Reference
+
+if TYPE_CHECKING:
+    import ssl
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a registry is spoken to, where that is not the user's own configuration.
+
+    Attributes:
+        context: whose certificates count; None: the system's authorities or SSL_CERT_FILE's.
+        advice: what to change when it refuses us, such as `correct the Secret pull`; empty: docker login.
+    """
+
+    context: ssl.SSLContext | None = None
+    advice: str = ""
 
 
 class Repository(ABC):
@@ -62,13 +79,16 @@ class Repository(ABC):
         self.close()
 
 
-def open_repository(ref: Reference, *, create: bool = False, credentials: Credentials | None = None) -> Repository:
+def open_repository(
+    ref: Reference, *, create: bool = False, credentials: Credentials | None = None, access: Access | None = None
+) -> Repository:
     """The repository that `ref` names (its tag and digest do not matter).
 
     Args:
         ref: where.
         create: make an image layout if there is none. A registry makes repositories by itself.
         credentials: for a registry; default: what the user's `docker login`, `podman login` or `oras login` stored.
+        access: of a registry.
 
     Raises:
         InputError: there is no such layout, or the folder holds something else.
@@ -80,4 +100,4 @@ def open_repository(ref: Reference, *, create: bool = False, credentials: Creden
     # An agent on a layout (tests, one machine) needs no HTTP client in its memory.
     from .registry import Registry
 
-    return Registry(ref, credentials=credentials)
+    return Registry(ref, credentials=credentials, access=access)

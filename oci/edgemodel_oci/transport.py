@@ -25,6 +25,7 @@ from .answers import SMALL_BODY_BYTES, AgainError, host_of, port_of, read_limite
 from .auth import parse_challenges
 from .credentials import Credentials
 from .login import Login
+from .repository import Access
 
 PLAIN_HTTP_VARIABLE = "EDGEMODEL_PLAIN_HTTP_REGISTRIES"
 TRIES = 5
@@ -56,6 +57,7 @@ class Transport:
         host: `host[:port]`.
         credentials: gives those to use; called once, where the registry asks for some.
         plain_http: None: by `is_plain_http`.
+        access: None: the system's authorities.
         timeout: of each connection, and of each read and write.
         tries: of a request that does not say otherwise.
     """
@@ -68,8 +70,11 @@ class Transport:
         plain_http: bool | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
         tries: int = TRIES,
+        access: Access | None = None,
     ) -> None:
         self.host = host
+        access = access or Access()
+        self._advice = access.advice or f"run `docker login {host}`"
         self._tries = tries
         plain = is_plain_http(host) if plain_http is None else plain_http
         self.base = httpx.URL(f"{'http' if plain else 'https'}://{host}")
@@ -77,11 +82,12 @@ class Transport:
         self._authorization: dict[str, str] = {}
         # A proxy of the environment is none for this machine itself.
         self._client = httpx.Client(
+            verify=access.context if access.context is not None else True,
             timeout=timeout,
             trust_env=not plain,
             headers={"User-Agent": "edgemodel", "Accept-Encoding": "identity"},
         )
-        self._login = Login(self._client, self.base, credentials, self.check_target)
+        self._login = Login(self._client, self.base, credentials, self.check_target, self._advice)
 
     def close(self) -> None:
         """Close all connections."""
@@ -139,7 +145,13 @@ class Transport:
             response = self._follow(method, target, scope, dict(headers or {}), body)
             try:
                 if not (response.is_success or response.status_code in accept):
-                    refuse(self.host, method, response, as_somebody=self._login.credentials is not None)
+                    refuse(
+                        self.host,
+                        method,
+                        response,
+                        as_somebody=self._login.credentials is not None,
+                        advice=self._advice,
+                    )
                 if limit is not None:
                     read_limited(response, limit)
             except BaseException:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import kopf
 
 from edgemodel_api.errors import EXIT_FAILED, EdgeModelError, InputError
+from edgemodel_oci.transport import PLAIN_HTTP_VARIABLE
 
 from .handlers import life, watch
 from .handlers.app import App
@@ -26,8 +28,10 @@ def run(settings: OperatorSettings) -> None:
     Raises:
         InputError: there is no cluster, or a port is taken.
     """
+    # The registry client's own way to be told; `deletionPolicy: Delete` needs it.
+    os.environ[PLAIN_HTTP_VARIABLE] = ",".join(settings.job.plain_http)
     metrics = OperatorMetrics()
-    cluster = Cluster(connect(pool=settings.workers + 4), timeout=settings.request_timeout)
+    cluster = Cluster(connect(pool=settings.workers + 4), timeout=settings.request_timeout, told=metrics.requested)
     if settings.metrics_port:
         try:
             metrics.serve(settings.metrics_port)

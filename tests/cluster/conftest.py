@@ -9,7 +9,9 @@ kubelet would, and the real Job controller goes on from there.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +72,39 @@ def cluster() -> Cluster:
     return found
 
 
+@pytest.fixture(scope="session")
+def kubectl(cluster) -> Callable[..., str]:
+    """Run the real kubectl; its output. `fails`: it must not succeed, and its complaint is given."""
+    built = sorted(Path(os.environ.get("EDGEMODEL_CACHE") or Path.home() / ".cache/edgemodel").glob("kube-*/kubectl"))
+    program = str(built[-1]) if built else shutil.which("kubectl")
+    if program is None:
+        pytest.fail("these tests need kubectl: install it, or make cluster")
+
+    def run(*arguments: object, given: str | None = None, fails: bool = False) -> str:
+        command = [program, *map(str, arguments)]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode != 0) == fails, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return done.stderr if fails else done.stdout
+
+    run.program = program
+    return run
+
+
+@pytest.fixture(scope="session")
+def kstatus() -> Callable[[dict], str]:
+    """What kstatus' own library says of an object."""
+    tool = [sys.executable, str(ROOT / "tools" / "install"), "--print-path", "kstatus"]
+    program = subprocess.run(tool, capture_output=True, text=True, check=True).stdout.strip()
+    if not os.access(program, os.X_OK):
+        pytest.fail(f"kstatus is not there ({program}): run `make tools`")
+
+    def ask(body: dict) -> str:
+        done = subprocess.run([program], input=json.dumps(body), capture_output=True, text=True, timeout=20, check=True)
+        return json.loads(done.stdout)["status"]
+
+    return ask
+
+
 def listed(cluster: Cluster, path: str):
     try:
         return cluster.listed(path)[0]
@@ -124,12 +159,14 @@ class Operator:
     def __init__(self, namespace: str, kubeconfig: Path, log: Path) -> None:
         self.namespace, self.kubeconfig, self.log = namespace, kubeconfig, log
         self.output = "oci://registry.example.com/models"
+        self.more: tuple[str, ...] = ()
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
         command = [
             sys.executable, "-m", "edgemodel_operator.main", "--output", self.output,
             "--job-image", "registry.example.com/compressor:1", "--job-cpu", "10000", "--namespaces", self.namespace,
+            *self.more,
         ]  # fmt: skip
         with self.log.open("ab") as out:
             environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "KUBECONFIG": str(self.kubeconfig)}

@@ -11,7 +11,6 @@ order of `ORDER`: test_chart, which installs and uninstalls by itself, is the la
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,7 +89,9 @@ def kube(place: Place) -> Kube:
 def bed(place: Place) -> Bed:
     """For what only the test bed can do."""
     if place.bed is None:
-        pytest.skip("needs the test bed: on a cluster of your own nobody can pull cables or reach this machine from pods")
+        pytest.skip(
+            "needs the test bed: on a cluster of your own nobody can pull cables or reach this machine from pods"
+        )
     return place.bed
 
 
@@ -99,10 +100,14 @@ def bed(place: Place) -> Bed:
 
 @pytest.fixture(scope="session")
 def images(place: Place) -> dict[str, str]:
-    """Names that the nodes can pull; on the user's own cluster, they are in the values."""
+    """Names that the nodes can pull, built from the checkout unless $EDGEMODEL_IMAGES has them (NAME=IMAGE …).
+
+    On the user's own cluster they are in the values.
+    """
     if place.bed is None:
         return {}
-    return dict(json.loads(place.bed.command("images", timeout=3600).strip().splitlines()[-1]))
+    lines = (os.environ.get("EDGEMODEL_IMAGES") or place.bed.command("images", timeout=3600)).split()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +131,8 @@ def bed_values(bed: Bed, images: dict[str, str]) -> dict[str, Any]:
         "image": image_values(images["agent-arm64"]),
     }
     return {
-        "operator": {"image": image_values(images["operator"])},
+        # So that the story of a node that is cut off is short; agents report every 20 s.
+        "operator": {"image": image_values(images["operator"]), "offlineAfter": "45s"},
         "compressor": {"image": image_values(images["compressor"])},
         "agent": {"image": image_values(images["agent"]), "pools": [arm64]},
         # Not on a node: stories cut nodes off. test_chart has the chart's own.
@@ -262,8 +268,14 @@ def digits_model(release: Release, sources: dict[str, Any], nodes: list[str]) ->
 
 @pytest.fixture
 def rolled_out(digits_model: Model, nodes: list[str]) -> Model:
-    """`digits_model`, Ready on all nodes."""
-    digits_model.apply()
-    digits_model.ready()
-    wait(lambda: sorted(digits_model.running()) == nodes, digits_model.told, 120)
+    """`digits_model`, Ready on all nodes with the last revision that was good."""
+    digits_model.apply(**digits_model.good)
+    digits_model.ready(240)
+
+    def everywhere() -> bool:
+        revision = digits_model.status().get("revision")
+        return digits_model.running() == dict.fromkeys(nodes, revision)
+
+    wait(everywhere, lambda: f"{digits_model.running()}, {digits_model.told()}", 120)
+    digits_model.good = digits_model.spec
     return digits_model

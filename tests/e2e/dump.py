@@ -49,7 +49,9 @@ def _edge_models(kube: Kube) -> list[tuple[str, str]]:
     for body in _items(kube, "edgemodels", "-A"):
         status = body.get("status", {})
         lines = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", [])]
-        lines += [f"{key}: {json.dumps(status[key])}" for key in ("revision", "nodes", "rollout", "job") if key in status]
+        lines += [
+            f"{key}: {json.dumps(status[key])}" for key in ("revision", "nodes", "rollout", "job") if key in status
+        ]
         lines += [f"history: {h['revision']} {h['result']} {h.get('message', '')}" for h in status.get("history", [])]
         found.append((f"{body['metadata']['namespace']}/{body['metadata']['name']}", "\n".join(lines)))
     return found
@@ -59,10 +61,8 @@ def _edge_nodes(kube: Kube) -> list[tuple[str, str]]:
     found = []
     for body in _items(kube, "edgenodes"):
         status = body.get("status", {})
-        lines = [
-            f"last report {status.get('lastReportTime')}, observed {status.get('observedGeneration')} of"
-            f" {body['metadata'].get('generation')}, {json.dumps(status.get('hardware'))}"
-        ]
+        seen = f"observed {status.get('observedGeneration')} of {body['metadata'].get('generation')}"
+        lines = [f"last report {status.get('lastReportTime')}, {seen}, {json.dumps(status.get('hardware'))}"]
         lines += [f"spec: {json.dumps(m)}" for m in body.get("spec", {}).get("models", [])]
         lines += [f"status: {json.dumps(m)}" for m in status.get("models", [])]
         found.append((body["metadata"]["name"], "\n".join(lines)))
@@ -72,7 +72,7 @@ def _edge_nodes(kube: Kube) -> list[tuple[str, str]]:
 def _logs(kube: Kube, system: str) -> list[str]:
     """Of our own pods and of Jobs' pods; of one that began again also how it ended before."""
     found = []
-    jobs = [p for p in _items(kube, "pods", "-A", "-l", "app.kubernetes.io/component=compressor")]
+    jobs = _items(kube, "pods", "-A", "-l", "app.kubernetes.io/component=compressor")
     for pod in (_items(kube, "pods", "-n", system) + jobs)[:PODS]:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
         command = ["-n", namespace, "logs", name, "--all-containers", f"--tail={LINES}"]

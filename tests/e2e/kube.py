@@ -46,7 +46,9 @@ def program(name: str) -> Path:
     return path
 
 
-def wait(look: Callable[[], Found], what: str | Callable[[], object], seconds: float = 60, interval: float = 0.5) -> Found:
+def wait(
+    look: Callable[[], Found], what: str | Callable[[], object], seconds: float = 60, interval: float = 0.5
+) -> Found:
     """Until `look` gives something true; what it gives.
 
     `what` is told when the time is over: words, or a function that looks once more.
@@ -104,7 +106,15 @@ class Kube:
     @contextlib.contextmanager
     def port_forward(self, namespace: str, target: str, port: int) -> Iterator[str]:
         """`127.0.0.1:N`, which leads to that port of a Service or pod."""
-        command = [self._kubectl, f"--kubeconfig={self.kubeconfig}", "-n", namespace, "port-forward", target, f":{port}"]
+        command = [
+            self._kubectl,
+            f"--kubeconfig={self.kubeconfig}",
+            "-n",
+            namespace,
+            "port-forward",
+            target,
+            f":{port}",
+        ]
         with subprocess.Popen(
             list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:

@@ -27,6 +27,8 @@ class Model:
     def __init__(self, kube: Kube, namespace: str, name: str, spec: dict[str, Any]) -> None:
         self.kube, self.namespace, self.name = kube, namespace, name
         self.spec = spec
+        #: The last spec that was seen Ready on all nodes.
+        self.good = spec
 
     def apply(self, **changed: Any) -> str:
         """`kubectl apply --server-side`; top-level fields of the spec that change. What kubectl said."""
@@ -79,7 +81,9 @@ class Model:
 
     def delete(self, *, wait: bool = True) -> None:
         """`kubectl delete`."""
-        self.kube.kubectl("-n", self.namespace, "delete", "edgemodel", self.name, "--ignore-not-found", f"--wait={wait}".lower())
+        self.kube.kubectl(
+            "-n", self.namespace, "delete", "edgemodel", self.name, "--ignore-not-found", f"--wait={wait}".lower()
+        )
 
     # --- what belongs to it
 
@@ -92,7 +96,9 @@ class Model:
     def events(self) -> list[str]:
         """`Reason: message`, oldest first."""
         found = self.kube.items("-n", self.namespace, "events", "--sort-by=.metadata.creationTimestamp")
-        ours = [e for e in found if e["involvedObject"]["kind"] == "EdgeModel" and e["involvedObject"]["name"] == self.name]
+        ours = [
+            e for e in found if e["involvedObject"]["kind"] == "EdgeModel" and e["involvedObject"]["name"] == self.name
+        ]
         return [f"{e['reason']}: {e['message']}" for e in ours]
 
     def on_nodes(self) -> dict[str, dict[str, Any]]:

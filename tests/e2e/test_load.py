@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .kube import wait
 from .load import Load
 from .model import steps
-from .kube import wait
 
 
 def test_no_request_fails_while_a_new_revision_rolls_out(rolled_out, digits, registry, nodes, tmp_path):
@@ -30,7 +30,9 @@ def test_no_request_fails_while_a_new_revision_rolls_out(rolled_out, digits, reg
         model.ready()
         new = model.status()["revision"]
         after = len(load.answers)
-        wait(lambda: {a.node for a in load.answers[after:] if a.revision == new} == set(nodes), "answers of the new one")
+        wait(
+            lambda: {a.node for a in load.answers[after:] if a.revision == new} == set(nodes), "answers of the new one"
+        )
     remember()
 
     assert load.failed() == [], load.failed()[:5]

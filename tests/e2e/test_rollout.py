@@ -21,7 +21,13 @@ def test_from_apply_to_inference_on_each_node(digits_model, digits, registry, no
     kube.kubectl("-n", model.namespace, "wait", "--for=condition=Ready", "--timeout=240s", name)
     assert model.says("Ready")["message"].startswith(f"{len(nodes)}/{len(nodes)}"), model.told()
     status = model.status()
-    assert status["nodes"] == {"desired": len(nodes), "updated": len(nodes), "serving": len(nodes), "failed": 0, "offline": 0}
+    assert status["nodes"] == {
+        "desired": len(nodes),
+        "updated": len(nodes),
+        "serving": len(nodes),
+        "failed": 0,
+        "offline": 0,
+    }
 
     # One Job, which did its work at the first try and had no token.
     (job,) = model.jobs()
@@ -41,7 +47,11 @@ def test_from_apply_to_inference_on_each_node(digits_model, digits, registry, no
         expected = {
             v["digest"]: digits.expected(f"oci://{host}/{reference}", v["digest"], tmp_path) for v in status["variants"]
         }
-    reported = {n["metadata"]["name"]: n["status"]["hardware"] for n in kube.items("edgenodes") if n["metadata"]["name"] in nodes}
+    reported = {
+        n["metadata"]["name"]: n["status"]["hardware"]
+        for n in kube.items("edgenodes")
+        if n["metadata"]["name"] in nodes
+    }
     assert platforms == {h["platform"] for h in reported.values()} == set(status["platforms"])
 
     # Each node runs the variant of what its own agent found to be its hardware, and answers at its own address.
@@ -51,9 +61,7 @@ def test_from_apply_to_inference_on_each_node(digits_model, digits, registry, no
         running = model.on_nodes()[node]["running"]
         assert running["digest"] == classes[reported[node]["hardwareClass"]]["digest"]
         assert running["revision"] == status["revision"]
-        address = next(
-            a["address"] for a in kube.get("node", node)["status"]["addresses"] if a["type"] == "InternalIP"
-        )
+        address = next(a["address"] for a in kube.get("node", node)["status"]["addresses"] if a["type"] == "InternalIP")
         assert running["endpoint"] == f"http://{address}:9800/v2/models/digits"
         for row in range(10):
             answer = model.ask(node, row, digits.request(row))

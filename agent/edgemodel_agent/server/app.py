@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -181,6 +182,7 @@ class InferenceApp:
             raise RefusedRequestError(404, f"version {version[:100]!r} is not served, only {self.service.version!r}")
 
     async def _infer(self, request: Request) -> Response:
+        began = time.perf_counter()
         try:
             response = await self._answer(request)
         except RefusedRequestError as error:
@@ -192,7 +194,7 @@ class InferenceApp:
         except Exception:  # the rim of a request: its fault must not become the server's
             log.exception("a request failed")
             response = _error(500, "the server failed at this request; its log says why")
-        self.service.metrics.answered(response.status_code)
+        self.service.metrics.answered(response.status_code, seconds=time.perf_counter() - began)
         return response
 
     async def _answer(self, request: Request) -> Response:

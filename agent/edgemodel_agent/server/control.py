@@ -92,6 +92,10 @@ class ControlClient:
         self._socket.settimeout(self._left())
         return receive_fds(self._socket, 1)[0]
 
+    def metrics(self) -> str:
+        """Its series, in the exposition format."""
+        return str(self._ask({"do": "metrics"})[0]["text"])
+
     def infer(self, inputs: Mapping[str, Array]) -> Arrays:
         """One inference, as HTTP clients get it (rehearsed faults included)."""
         return self._ask({"do": "infer"}, inputs)[1]

@@ -138,6 +138,8 @@ class ControlServer:
         match message.get("do"):
             case "status":
                 return Answer(self._status())
+            case "metrics":
+                return Answer({"text": self._service.metrics.text().decode()})
             case "accept":
                 self._http.accept()
                 return Answer({})

@@ -1,10 +1,25 @@
-"""Prometheus series of one model server. Every label has a bounded set of values: one model, one version, known codes."""
+"""Prometheus series of one model server. Every label has a bounded set of values: one model, one revision, known codes.
+
+The agent gathers them by the control socket and adds the `namespace`, so one scrape of a node gives all of its servers.
+"""
 
 from __future__ import annotations
 
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+# Twice the series, and nobody asks when a counter was made.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 #: 0.1 ms to 10 s: from a digit classifier to a language model on a small board.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -15,8 +30,9 @@ class ServerMetrics:
 
     def __init__(self, *, model: str, version: str, runtime: str, runtime_version: str, file: str) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        names, values = ("model", "version"), (model, version)
+        # Not `process_*`: those are the agent's own in the scrape that has both.
+        ProcessCollector(namespace="edgemodel_server", registry=self.registry)
+        names, values = ("name", "revision"), (model, version)
         self._requests = Counter(
             "edgemodel_server_requests_total",
             "Inference requests, by HTTP status code.",
@@ -26,6 +42,13 @@ class ServerMetrics:
         self._seconds = Histogram(
             "edgemodel_server_inference_seconds",
             "Time in the runtime, without HTTP and without waiting.",
+            names,
+            buckets=BUCKETS,
+            registry=self.registry,
+        ).labels(*values)
+        self._answers = Histogram(
+            "edgemodel_server_request_duration_seconds",
+            "Time from a request's head to its answer: reading, waiting and inference.",
             names,
             buckets=BUCKETS,
             registry=self.registry,
@@ -42,15 +65,18 @@ class ServerMetrics:
             names,
             registry=self.registry,
         ).labels(*values)
-        Info("edgemodel_server_model", "The model that is served.", registry=self.registry).info(
-            {"model": model, "version": version, "runtime": runtime, "runtime_version": runtime_version, "file": file}
+        Info("edgemodel_server_model", "The model that is served, and by which runtime.", registry=self.registry).info(
+            {"name": model, "revision": version, "runtime": runtime, "runtime_version": runtime_version, "file": file}
         )
         self._values = values
-        self.answered(200, 0)  # a rate() over the first requests needs a zero to start from
+        for code in (200, 400, 500, 503):
+            self.answered(code, 0)  # a rate() over the first requests needs a zero to start from
 
-    def answered(self, code: int, count: int = 1) -> None:
-        """One request was answered."""
+    def answered(self, code: int, count: int = 1, seconds: float | None = None) -> None:
+        """Requests were answered; `seconds`: how long that took."""
         self._requests.labels(*self._values, str(code)).inc(count)
+        if seconds is not None:
+            self._answers.observe(seconds)
 
     def inferred(self, seconds: float) -> None:
         """One inference was run."""

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgemodel_api.edgemodel import EdgeModel, Format, Step
+from edgemodel_api.edgemodel import EdgeModel, Format, RemoteFile, Step
 from edgemodel_api.quantities import format_bytes
+from edgemodel_cli.embedded.secrets import VOLUMES_VARIABLE, secret_of
 from edgemodel_cli.manifest_file import ManifestFile, read_manifest, remote_files
 from edgemodel_cli.preview import short_of_all
 
@@ -48,7 +49,7 @@ def understood(manifest: ManifestFile) -> Iterator[str]:
     for field, remote in remote_files(model):
         found = local.get(field)
         what = f"{format_bytes(found.size)}, sha256 {found.sha256[:12]}…" if found else "is read when the Job runs"
-        yield f"  {field.removeprefix('spec.'):18} {remote.uri} ({what})"
+        yield f"  {field.removeprefix('spec.'):18} {remote.shown} ({what})"
     yield f"  {'quality':18} {_quality(model)}"
     budget = ", ".join(f"{k} {v}" for k, v in spec.compression.budget.to_json().items())
     yield f"  {'budget':18} {budget}"
@@ -104,6 +105,17 @@ def notes(model: EdgeModel) -> Iterator[str]:
     if text := short_of_all(spec.rollout):
         yield f"other nodes than these get nothing: {text}"
     for field, remote in remote_files(model):
+        yield from _about_file(field, remote)
+
+
+def _about_file(field: str, remote: RemoteFile) -> Iterator[str]:
+    """Where a run on this machine looks for what a cluster mounts."""
+    if remote.uri.startswith("pvc:"):
+        yield f"{field}.uri: a claim is mounted in a cluster; edgemodel run looks for it in the folder {VOLUMES_VARIABLE}"
+    folder = secret_of(remote)
+    if folder is not None:
+        missing = "" if folder.is_dir() else ", which is not there yet"
+        yield f"{field}.credentialsSecretRef: on this machine its keys are files in {folder}{missing}"
+    elif remote.credentials_secret_ref is not None:
         scheme = remote.uri.partition(":")[0]
-        if scheme in ("s3", "pvc"):
-            yield f"{field}.uri: {scheme}: is not supported yet: a run will refuse it; use https:, oci: or file:"
+        yield f"{field}.credentialsSecretRef is not used: {scheme}: needs no credentials"

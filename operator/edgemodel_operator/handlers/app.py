@@ -34,6 +34,7 @@ class App:
 
     def __post_init__(self) -> None:
         s = self.settings
+        self.metrics.watch_nodes(self.cache.nodes.all)
         self.intake = Intake(self.cache, s.offline_after)
         self.listing = Listing(self.cluster, self.intake, s.namespaces)
         token = Path(s.prometheus_token_file) if s.prometheus_token_file else None

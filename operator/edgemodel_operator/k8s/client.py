@@ -7,7 +7,8 @@ The generated client's connection, TLS and tokens are used, not its thousand mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import urllib3
@@ -67,9 +68,17 @@ def connect(*, pool: int) -> client.ApiClient:
 class Cluster:
     """The API server. Threads may share it."""
 
-    def __init__(self, api: client.ApiClient, *, timeout: float) -> None:
+    def __init__(
+        self,
+        api: client.ApiClient,
+        *,
+        timeout: float,
+        told: Callable[[str, int | None, float], None] = lambda _verb, _code, _seconds: None,
+    ) -> None:
+        """`told`: called with the verb, status code (None: no answer) and seconds of each request."""
         self._api = api
         self._timeout = timeout
+        self._told = told
 
     def get(self, path: str) -> Body:
         """One object.
@@ -147,12 +156,16 @@ class Cluster:
             method, path, query_params=list((query or {}).items()), header_params=headers, body=body,
             auth_settings=["BearerToken"],
         )  # fmt: skip
+        begin, code = time.monotonic(), None
         try:
             answer = self._api.call_api(*call, _request_timeout=self._timeout)
             content: bytes = answer.read()
+            code = answer.status
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
             text = str(error).strip()[:_MESSAGE_LIMIT]
             raise TransientError(f"the API server does not answer {method} {path}: {text}") from error
+        finally:
+            self._told(method, code, time.monotonic() - begin)
         if answer.status >= 400:
             raise error_of(answer.status, f"{method} {path}", content)
         found: Body = json.loads(content)

@@ -2,16 +2,20 @@
 
 One object holds everything: the Job's contract is an annotation of its pod, which a downward API volume lays down as
 `job.json`. So there is no moment at which a Job lacks its contract, and no role over ConfigMaps.
+
+The pod mounts the Secrets and claims that the source and the data name (docs/sources.md), read-only, and nothing else. The
+kubelet reads them: the operator needs no right to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from edgemodel_api import API_VERSION, GROUP
-from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgemodel import EdgeModel, RemoteFile
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobSpec
 from edgemodel_operator.settings import JobSettings
@@ -24,6 +28,7 @@ ANNOTATION_JOB = f"{GROUP}/job"
 WORK = "/work"
 CONTRACT = "/contract"
 CREDENTIALS = "/credentials"
+VOLUMES = "/volumes"
 #: In the work folder, as /dev is not writable for the user that the pod runs as.
 RESULT = f"{WORK}/result.json"
 #: Labels have 63 characters at most, and a pod's name is the Job's and six more.
@@ -56,6 +61,9 @@ def manifest(model: EdgeModel, job: JobSpec, settings: JobSettings) -> Body:
     Raises:
         InputError: the contract is too long for an annotation.
     """
+    job = job.replace(
+        credentials={what: f"{CREDENTIALS}/{what}" for what in _secrets(job)}, volumes_dir=VOLUMES, in_pod=True
+    )
     contract = job.model_dump_json(by_alias=True, exclude_none=True)
     if len(contract.encode()) > CONTRACT_LIMIT_BYTES:
         raise InputError(
@@ -116,13 +124,16 @@ def _pod(job: JobSpec, settings: JobSettings) -> Body:
     ]
     environment = {"TMPDIR": WORK, "HOME": WORK}
     if settings.registry_secret:
-        _mount_credentials("registry", settings.registry_secret, volumes, mounts)
+        # As Docker's own file, which the compressor looks into for whatever has no Secret of its own.
+        item = {"key": ".dockerconfigjson", "path": "config.json"}
+        _mount("registry", {"secretName": settings.registry_secret, "items": [item]}, volumes, mounts)
         environment["DOCKER_CONFIG"] = f"{CREDENTIALS}/registry"
-    secret = job.source.credentials_secret_ref
-    if secret is not None and job.source.uri.startswith("oci:"):
-        # Looked at before DOCKER_CONFIG; what it does not hold is looked up there.
-        _mount_credentials("source", secret.name, volumes, mounts)
-        environment["REGISTRY_AUTH_FILE"] = f"{CREDENTIALS}/source/config.json"
+    for what, secret in _secrets(job).items():
+        _mount(what, {"secretName": secret}, volumes, mounts)
+    for number, claim in enumerate(claims(remote for remote in _files(job).values())):
+        name = f"claim-{number}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": name, "mountPath": f"{VOLUMES}/{claim}", "readOnly": True})
     if settings.plain_http:
         environment["EDGEMODEL_PLAIN_HTTP_REGISTRIES"] = ",".join(settings.plain_http)
     resources: dict[str, Any] = {"cpu": settings.cpu, "memory": settings.memory, "ephemeral-storage": settings.disk}
@@ -161,8 +172,35 @@ def _pod(job: JobSpec, settings: JobSettings) -> Body:
     }
 
 
-def _mount_credentials(name: str, secret: str, volumes: list[Body], mounts: list[Body]) -> None:
-    """A Secret of type kubernetes.io/dockerconfigjson as Docker's config.json."""
-    item = {"key": ".dockerconfigjson", "path": "config.json"}
-    volumes.append({"name": name, "secret": {"secretName": secret, "items": [item]}})
+def claims(files: Iterable[RemoteFile]) -> tuple[str, ...]:
+    """The claims of `pvc` URIs, each once, however many files lie on it.
+
+    >>> claims([RemoteFile(uri="pvc://b/x"), RemoteFile(uri="pvc://a/y"), RemoteFile(uri="pvc://b/z")])
+    ('a', 'b')
+    """
+    uris = (file.uri for file in files)
+    return tuple(sorted({uri.removeprefix("pvc://").partition("/")[0] for uri in uris if uri.startswith("pvc://")}))
+
+
+def _files(job: JobSpec) -> dict[str, RemoteFile]:
+    found: dict[str, RemoteFile | None] = {
+        "source": job.source,
+        "calibration": job.data.calibration,
+        "validation": job.data.validation,
+    }
+    return {what: remote for what, remote in found.items() if remote is not None}
+
+
+def _secrets(job: JobSpec) -> dict[str, str]:
+    """The Secret's name of each file whose server wants one."""
+    return {
+        what: remote.credentials_secret_ref.name
+        for what, remote in _files(job).items()
+        if remote.credentials_secret_ref is not None and remote.uri.startswith(("https:", "oci:", "s3:"))
+    }
+
+
+def _mount(name: str, secret: Body, volumes: list[Body], mounts: list[Body]) -> None:
+    """A Secret below CREDENTIALS; readable by the pod's group (fsGroup), and by nobody else."""
+    volumes.append({"name": name, "secret": {**secret, "defaultMode": 0o440}})
     mounts.append({"name": name, "mountPath": f"{CREDENTIALS}/{name}", "readOnly": True})

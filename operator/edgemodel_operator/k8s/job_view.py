@@ -72,10 +72,27 @@ def _note(pod: Body) -> str:
         reason = container.get("state", {}).get("waiting", {}).get("reason", "")
         if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
             return f"the image {container.get('image', '')} cannot be pulled: see --job-image and --job-pull-secrets"
+        if reason == "ContainerCreating" and _waits_for_volumes(status):
+            return f"its pod waits for {_mounted(pod)}: create what is missing, with the keys that it needs"
         if reason.startswith("Create"):
             said = container["state"]["waiting"].get("message", "")
             return f"its container cannot be made: {reason}: {said[:200]}"
     return ""
+
+
+def _waits_for_volumes(status: Mapping[str, Any]) -> bool:
+    """Before its sandbox is there (KEP-3085), a pod that has its node waits for its volumes."""
+    conditions = status.get("conditions") or ()
+    return any(c.get("type") == "PodReadyToStartContainers" and c.get("status") == "False" for c in conditions)
+
+
+def _mounted(pod: Body) -> str:
+    """The Secrets and claims of a pod. Which of them is missing only the pod's events say."""
+    volumes = pod.get("spec", {}).get("volumes") or ()
+    secrets = {v["secret"]["secretName"] for v in volumes if "secret" in v}
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v}
+    named = [f"the Secret {name}" for name in sorted(secrets)] + [f"the claim {name}" for name in sorted(claims)]
+    return " and ".join(named) or "its volumes"
 
 
 def _finish(job: Body) -> Mapping[str, Any]:

@@ -10,18 +10,19 @@ from edgemodel_api.edgemodel_status import EdgeModelStatus
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobResult, JobSpec, Outcome
 from edgemodel_operator.domain.observed import JobState, JobView
-from edgemodel_operator.metrics import OperatorMetrics
 from edgemodel_operator.settings import JobSettings
 
 from . import objects
 from .cache import Cache
 from .client import Body, Cluster, ConflictError, ForbiddenError, RejectedError
-from .job_manifest import job_name, manifest
+from .job_manifest import job_name, label_value, manifest
 from .job_view import is_finished, is_starting, job_view
 
 #: A pod that does not run after this time is asked why, and again and again.
 STARTING = timedelta(seconds=15)
 NOT_STARTED = "NotStarted"
+#: More than the time that a compression pod has to end in.
+LONGEST_END = timedelta(seconds=60)
 
 
 class Jobs:
@@ -32,13 +33,11 @@ class Jobs:
         cluster: Cluster,
         cache: Cache,
         settings: JobSettings,
-        metrics: OperatorMetrics,
         clock: Callable[[], datetime],
     ) -> None:
         self.cluster = cluster
         self.cache = cache
         self.settings = settings
-        self.metrics = metrics
         self.clock = clock
         #: Views of ended Jobs by uid: they do not change any more.
         self._ended: dict[str, JobView] = {}
@@ -71,7 +70,6 @@ class Jobs:
             return job_view(job, self._pods(job) if late else ())
         if uid not in self._ended:
             self._ended[uid] = job_view(job, self._pods(job))
-            self.metrics.job_ended(self._ended[uid])
         return self._ended[uid]
 
     def _pods(self, job: Body) -> list[Body]:
@@ -120,6 +118,20 @@ class Jobs:
             other = job["metadata"].get("labels", {}).get(objects.LABEL_REVISION) != revision
             if other and _owned(job, model) and not is_finished(job):
                 self._end(job)
+
+    def is_over(self, model: EdgeModel) -> bool:
+        """End all Jobs of an EdgeModel that is being deleted; whether none of their pods can push any more.
+
+        A pod that does not end (its node is away) is waited for no longer than this.
+        """
+        self.end_superseded(model, "")
+        since = model.metadata.deletion_timestamp
+        if since is not None and self.clock() - since > LONGEST_END:
+            return True
+        meta = model.metadata
+        selector = f"{objects.JOBS_SELECTOR},{objects.LABEL_MODEL}={label_value(meta.name)}"
+        pods = self.cluster.listed(objects.pods(meta.namespace), selector=selector)[0]
+        return not any(pod.get("status", {}).get("phase") == "Running" for pod in pods)
 
     def _end(self, job: Body) -> None:
         meta = job["metadata"]

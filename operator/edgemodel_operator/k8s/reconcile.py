@@ -5,26 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgemodel import DeletionPolicy, EdgeModel
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.errors import EdgeModelError
 from edgemodel_operator.domain.actions import NodeAction, StartJob, Unassign, UnassignTrial
 from edgemodel_operator.domain.apply import apply_to_spec
+from edgemodel_operator.domain.failures import failures_of
 from edgemodel_operator.domain.observed import Observed, Settings
 from edgemodel_operator.domain.plan import Plan, plan, wanted_revision
+from edgemodel_operator.domain.pool import members
 from edgemodel_operator.metrics import OperatorMetrics
 from edgemodel_operator.prometheus.measurer import Measurer
 from edgemodel_operator.settings import OperatorSettings
 
 from . import objects
+from .artifacts import Artifacts
 from .cache import Cache, keys_assigned
 from .client import Body, Cluster, ConflictError, NotFoundError
 from .event_writer import write_events
 from .jobs import Jobs
 
 log = logging.getLogger(__name__)
+#: Between two looks at whether a deleted EdgeModel's pods have ended.
+JOB_ENDS = timedelta(seconds=2)
 
 
 class GoneError(EdgeModelError):
@@ -45,7 +50,8 @@ class Reconciler:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:
-        self.jobs = Jobs(self.cluster, self.cache, self.settings.job, self.metrics, self.clock)
+        self.artifacts = Artifacts()
+        self.jobs = Jobs(self.cluster, self.cache, self.settings.job, self.clock)
 
     def run(self, key: str) -> datetime | None:
         """One pass; when to run the next one if nothing changes before.
@@ -58,13 +64,12 @@ class Reconciler:
         if model is None:
             self._sweep(key)
             raise GoneError(f"EdgeModel {key} is gone")
-        planned = plan(self.observe(model))
+        observed = self.observe(model)
+        planned = plan(observed)
         if model.metadata.deletion_timestamp is not None:
-            self._take_away(model, planned)
-            return None
-        self.apply(model, planned)
+            return self._take_away(model, planned)
+        self.apply(observed, planned)
         self.measurer.want(key, planned.probes)
-        self.metrics.observe_model(key, model.status, planned.status)
         looks = [self.jobs.look_again(model, planned.status), planned.wake_at]
         return min((at for at in looks if at is not None), default=None)
 
@@ -87,16 +92,27 @@ class Reconciler:
             measurements=self.measurer.measurements(model.key),
         )
 
-    def apply(self, model: EdgeModel, planned: Plan) -> None:
+    def apply(self, observed: Observed, planned: Plan) -> None:
         """Job, status and, once that is written, its events; then the nodes."""
+        model = observed.model
         for action in planned.actions:
             if isinstance(action, StartJob):
                 self.jobs.start(model, action.job)
         written = self._write_status(model, planned)
+        self._measure(observed, planned)
         write_events(self.cluster, written, planned.events, self.clock())
         self._hold(written)
         self._write_nodes([a for a in planned.actions if not isinstance(a, StartJob)])
         self.jobs.end_superseded(model, planned.status.revision)
+
+    def _measure(self, observed: Observed, planned: Plan) -> None:
+        """Once for each status that is written, whatever becomes of the rest of the pass."""
+        rollout = planned.status.rollout
+        failed = rollout is not None and planned.status.nodes.failed > 0
+        failures = failures_of(members(observed), rollout) if rollout is not None and failed else ()
+        self.metrics.observe_model(
+            observed.model, planned.status, now=observed.now, job=observed.job, failures=failures
+        )
 
     # --- the EdgeModel
 
@@ -157,11 +173,20 @@ class Reconciler:
             self.cache.models.drop(model.key)
             raise
 
-    def _take_away(self, model: EdgeModel, planned: Plan) -> None:
-        """From every node's spec, then let it go: no node has to answer, so nothing can hold a namespace back."""
+    def _take_away(self, model: EdgeModel, planned: Plan) -> datetime | None:
+        """From every node's spec and, if asked for, from the registry; then let it go.
+
+        No node has to answer and the registry has only a little time, so nothing can hold a namespace back.
+        """
         self._write_nodes([a for a in planned.actions if not isinstance(a, StartJob)])
+        if objects.FINALIZER in model.metadata.finalizers and model.spec.deletion_policy is DeletionPolicy.DELETE:
+            if not self.jobs.is_over(model):
+                return self.clock() + JOB_ENDS
+            output = self.settings.output_of(model.metadata.namespace, model.metadata.name)
+            write_events(self.cluster, model, self.artifacts.remove(model, output), self.clock())
         self.release(model)
         self._forget(model.key)
+        return None
 
     def _forget(self, key: str) -> None:
         self.measurer.want(key, ())

@@ -89,7 +89,7 @@ class Workers:
                 except Exception:  # the rim of the process: an error of ours in one EdgeModel must not stop the others
                     failures += 1
                     sleep = backoff(RETRY_FIRST, failures, RETRY_LONGEST)
-                    self._metrics.passes.labels(self._kind, "InternalError").inc()
+                    self._metrics.pass_ended(self._kind, "InternalError")
                     log.exception("a pass over %s %s failed; the next one follows in %s", self._kind, key, sleep)
                 settle = min(max(SETTLE, timedelta(seconds=2 * (time.monotonic() - begin))), LONGEST_SETTLE)
         finally:
@@ -102,14 +102,13 @@ class Workers:
             due = await loop.run_in_executor(self._pool, self._run, key)
         finally:
             del self._since[key]
-        self._metrics.passes.labels(self._kind, "Done").inc()
-        self._metrics.pass_seconds.labels(self._kind).observe(time.monotonic() - begin)
+        self._metrics.pass_ended(self._kind, "Done", time.monotonic() - begin)
         if due is None:
             return LONGEST_SLEEP
         return min(max(due - datetime.now(UTC), timedelta(0)), LONGEST_SLEEP)
 
     def _after(self, key: str, error: EdgeModelError, failures: int) -> timedelta:
-        self._metrics.passes.labels(self._kind, error.reason).inc()
+        self._metrics.pass_ended(self._kind, error.reason)
         if isinstance(error, ConflictError) and failures < 5:
             # Somebody wrote meanwhile, an agent most likely: look again.
             return timedelta(0)

@@ -135,14 +135,14 @@ def test_metrics(server):
         http.post(INFER, json={})
         http.post("/v2/models/intruder/infer", json=ZEROS)
         text = http.get("/metrics").text
-    assert 'edgemodel_server_requests_total{code="200",model="m",version="r1"} 1.0' in text
-    assert 'edgemodel_server_requests_total{code="400",model="m",version="r1"} 1.0' in text
-    assert 'edgemodel_server_requests_total{code="404",model="m",version="r1"} 1.0' in text
-    assert 'edgemodel_server_inference_seconds_count{model="m",version="r1"} 1.0' in text
-    assert 'edgemodel_server_in_flight_requests{model="m",version="r1"} 0.0' in text
-    assert 'edgemodel_server_model_info{file="m.onnx",model="m",runtime="onnxruntime_onnx"' in text
-    assert 'edgemodel_server_model_load_seconds{model="m",version="r1"}' in text
-    assert "process_resident_memory_bytes" in text
+    assert 'edgemodel_server_requests_total{code="200",name="m",revision="r1"} 1.0' in text
+    assert 'edgemodel_server_requests_total{code="400",name="m",revision="r1"} 1.0' in text
+    assert 'edgemodel_server_requests_total{code="404",name="m",revision="r1"} 1.0' in text
+    assert 'edgemodel_server_inference_seconds_count{name="m",revision="r1"} 1.0' in text
+    assert 'edgemodel_server_in_flight_requests{name="m",revision="r1"} 0.0' in text
+    assert 'edgemodel_server_model_info{file="m.onnx",name="m",revision="r1",runtime="onnxruntime_onnx"' in text
+    assert 'edgemodel_server_model_load_seconds{name="m",revision="r1"}' in text
+    assert "edgemodel_server_process_resident_memory_bytes" in text
     assert "intruder" not in text
 
 

@@ -96,7 +96,7 @@ def test_requests_are_counted_in_and_out(identity):
     service.leave()
     assert service.in_flight == 1
     assert service.enter(2)
-    assert 'in_flight_requests{model="m",version="r1"} 2.0' in service.metrics.text().decode()
+    assert 'in_flight_requests{name="m",revision="r1"} 2.0' in service.metrics.text().decode()
 
 
 def test_the_limit_grows_with_the_models_own_input():

@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit test-cluster verify format manifests lock tools bench cluster cluster-down clean
+.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools bench cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,16 +29,25 @@ digits: $(STAMP) ## The small example: a classifier of handwritten digits
 	@$(BIN)/python examples/digits/prepare.py
 	@$(BIN)/edgemodel run -f examples/digits/edgemodel.yaml --nodes 3
 
-test: $(STAMP) tools ## All tests that need no cluster
+test: $(STAMP) tools ## All tests; those on a cluster where one can be made (root and Go, on Linux)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@if why=$$($(BIN)/python testbed/cluster.py check); then $(MAKE) --no-print-directory test-cluster test-testbed; \
+	 else echo "NOT RUN: tests/cluster, tests/e2e and tests/testbed, as $$why"; test -z "$(EDGEMODEL_REQUIRE_TOOLS)"; fi
 
 test-unit: $(STAMP) ## The quick ones
 	@$(BIN)/python -m pytest -n 2 tests/unit $(PYTEST_ARGS)
 
-test-cluster: $(STAMP) ## The operator against a real API server: brings the test bed up (root, Go) and leaves it up
-	@KUBECONFIG=$$($(BIN)/python testbed/cluster.py up | sed -n 's/^KUBECONFIG=//p') $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+test-cluster: $(STAMP) tools ## The operator and the chart on the test bed (root, Go), which stays up for the next run
+	@set -e; up=$$($(BIN)/python testbed/cluster.py up); $(BIN)/python testbed/cluster.py images > /dev/null; \
+	 KUBECONFIG=$${up##*KUBECONFIG=} $(BIN)/python -m pytest tests/cluster tests/e2e $(PYTEST_ARGS)
 
-tools: $(STAMP) ## Programs that the tests talk to (oras, registry), built with Go into a cache outside the checkout
+e2e: $(STAMP) tools ## Only the chart and its stories: on the test bed, or on a cluster of yours (KUBECONFIG, see tests/e2e/conftest.py)
+	@$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
+
+test-testbed: $(STAMP) tools ## The test bed itself, on a bed of its own that is gone afterwards
+	@$(BIN)/python -m pytest tests/testbed $(PYTEST_ARGS)
+
+tools: $(STAMP) ## Programs that the tests talk to (oras, registry, helm), built with Go into a cache outside the checkout
 	@$(BIN)/python tools/install $(if $(EDGEMODEL_REQUIRE_TOOLS),--require)
 
 verify: $(STAMP) ## Format, lint, types, import contracts, generated files, lock file
@@ -47,14 +56,16 @@ verify: $(STAMP) ## Format, lint, types, import contracts, generated files, lock
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m edgemodel_api.crd --out crds --check
+	@$(BIN)/python tools/chart.py --check
 	@$(BIN)/python tools/check_lock.py
 
 format: $(STAMP) ## Let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-manifests: $(STAMP) ## Write crds/ from the API types
+manifests: $(STAMP) ## Write crds/ from the API types, and the chart's copy and table of values
 	@$(BIN)/python -m edgemodel_api.crd --out crds
+	@$(BIN)/python tools/chart.py
 
 lock: $(STAMP) ## Write requirements.lock from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -136,6 +136,7 @@ def _prometheus(bed: s.Bed) -> str:
         {
             "global": {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "5s"},
             "rule_files": [f"{bed.root}/rules/*.yaml"],
-            "scrape_configs": [{"job_name": "pods", "http_sd_configs": [discovery]}],
+            # A program that says `namespace` itself means something else by it than its pod's.
+            "scrape_configs": [{"job_name": "pods", "honor_labels": True, "http_sd_configs": [discovery]}],
         }
     )

@@ -51,15 +51,35 @@ def go_binary() -> str:
     return found
 
 
+def obstacle() -> str:
+    """Why no test bed can be made on this machine, in words; empty: one can. Installs and builds nothing."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "the test bed needs root on Linux"
+    if shutil.which("go") is None and not Path("/usr/local/go/bin/go").exists():
+        return "the test bed needs Go 1.24 or newer, to build Kubernetes"
+    if shutil.which("apt-get") is None and (missing := missing_packages()):
+        return f"the test bed needs these Debian packages, or their like: {' '.join(missing)}"
+    private = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False
+    )
+    return "" if private.returncode == 0 else "root may not make namespaces here (a container without privileges?)"
+
+
+def missing_packages() -> list[str]:
+    """Debian packages whose commands are not there."""
+    missing = sorted({package for command, package in PACKAGES.items() if shutil.which(command) is None})
+    if not Path("/usr/lib/cni/bridge").exists() and not Path("/opt/cni/bin/bridge").exists():
+        missing.append("containernetworking-plugins")
+    return missing
+
+
 def install_packages() -> None:
     """What the test bed needs of the system, with apt where it can.
 
     Raises:
         StartError: something is missing and cannot be installed; says what.
     """
-    missing = sorted({package for command, package in PACKAGES.items() if shutil.which(command) is None})
-    if not Path("/usr/lib/cni/bridge").exists() and not Path("/opt/cni/bin/bridge").exists():
-        missing.append("containernetworking-plugins")
+    missing = missing_packages()
     if not missing:
         return
     names = " ".join(missing)

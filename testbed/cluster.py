@@ -7,6 +7,7 @@ python testbed/cluster.py fill|drain NODE         its disk, if it has one of its
 python testbed/cluster.py push IMAGE              to the test bed's registry; prints the name that pods use
 python testbed/cluster.py base [ARCHITECTURE]     make the base image (amd64, arm64); prints its name
 python testbed/cluster.py images [NAME…]          build and push the project's own; prints {"NAME": what pods use}
+python testbed/cluster.py check                   whether this machine can have one; if not, prints why and fails
 """
 
 from __future__ import annotations
@@ -193,6 +194,7 @@ def main() -> int:
     start.add_argument("--real", type=int, default=REAL_NODES, help="how many are real at most; default %(default)s")
     start.add_argument("--disk", default="", help="give each real node a disk of that size, like 2Gi")
     commands.add_parser("down")
+    commands.add_parser("check")
     for name in ("cut", "heal", "reboot", "fill", "drain"):
         commands.add_parser(name).add_argument("node")
     commands.add_parser("push").add_argument("image")
@@ -201,6 +203,9 @@ def main() -> int:
     own.add_argument("name", nargs="*", metavar="NAME", help=f"of {', '.join(project_images.names())}; default: all")
     options = parser.parse_args()
     bed = s.bed()
+    if options.command == "check":
+        print(why := build.obstacle())
+        return 1 if why else 0
     try:
         _require_root()
         if options.command == "up":

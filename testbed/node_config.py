@@ -11,8 +11,6 @@ import yaml
 from processes import run
 
 PAUSE = "localhost/edgemodel/pause:1"
-#: Manifests of pods that a kubelet starts without its API server; on the node's own disk (/etc is this machine's).
-STATIC_PODS = "/var/lib/static-pods"
 
 
 def files(bed: s.Bed, node: s.NodeSpec, *, disk: Path, memory: Path, cgroup: str) -> dict[str, str]:
@@ -81,7 +79,7 @@ def _kubelet(bed: s.Bed, disk: Path, memory: Path, cgroup: str) -> dict[str, obj
         "clusterDNS": [s.GATEWAY],
         "resolvConf": f"{disk}/resolv.conf",
         "podLogsDir": f"{disk}/pod-logs",
-        "staticPodPath": STATIC_PODS,
+        "staticPodPath": s.STATIC_PODS,
         "fileCheckFrequency": "5s",
         "volumePluginDir": f"{disk}/volume-plugins",
         "nodeStatusUpdateFrequency": "5s",

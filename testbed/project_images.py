@@ -173,7 +173,9 @@ def _is_pushed(local: str) -> bool:
     except urllib.error.HTTPError:
         return False
     except OSError as error:
-        raise StartError(f"the test bed's registry at {s.REGISTRY} does not answer ({error}): is the bed up?") from error
+        raise StartError(
+            f"the test bed's registry at {s.REGISTRY} does not answer ({error}): is the bed up?"
+        ) from error
 
 
 def _forget_older(image: str) -> None:

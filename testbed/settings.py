@@ -47,6 +47,8 @@ PROMETHEUS = f"{GATEWAY}:9090"
 #: Which pods to scrape.
 DISCOVERY = f"{GATEWAY}:9099"
 DEBIAN_RELEASE = "bookworm"
+#: Manifests of pods that a kubelet starts without its API server; on the node's own disk (/etc is this machine's).
+STATIC_PODS = "/var/lib/static-pods"
 #: Which pods a node runs: the kubelet itself says `kubernetes.io/arch` by what it was built for.
 ARCH_LABEL = "edgemodel.dev/testbed-arch"
 

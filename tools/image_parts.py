@@ -1,9 +1,9 @@
 """What the Dockerfile's build stages ask for. Standard library only: it runs in the base image, before anything is installed.
 
-    python3 image_parts.py requirements FOLDER   ROLE.txt for each role, and the project's own metadata, into FOLDER
-    python3 image_parts.py pip-options ARCH      options that make pip choose wheels for amd64 or arm64, whatever runs it
-    python3 image_parts.py strip-packages ROLE FOLDER   remove from site-packages what that role never reads
-    python3 image_parts.py strip-base FOLDER     the same for a base image's files, and add the user that containers run as
+python3 image_parts.py requirements FOLDER   ROLE.txt for each role, and the project's own metadata, into FOLDER
+python3 image_parts.py pip-options ARCH      options that make pip choose wheels for amd64 or arm64, whatever runs it
+python3 image_parts.py strip-packages ROLE FOLDER   remove from site-packages what that role never reads
+python3 image_parts.py strip-base FOLDER     the same for a base image's files, and add the user that containers run as
 """
 
 from __future__ import annotations
@@ -148,7 +148,10 @@ def strip(folder: Path, patterns: tuple[str, ...]) -> None:
 
 def add_user(root: Path) -> None:
     """The user of our containers, so that libraries that ask for its name or home get an answer."""
-    for name, line in (("passwd", f"edgemodel:x:{USER}:{USER}::/tmp:/usr/sbin/nologin"), ("group", f"edgemodel:x:{USER}:")):
+    for name, line in (
+        ("passwd", f"edgemodel:x:{USER}:{USER}::/tmp:/usr/sbin/nologin"),
+        ("group", f"edgemodel:x:{USER}:"),
+    ):
         path = root / "etc" / name
         path.write_text(f"{path.read_text().rstrip()}\n{line}\n")
 

@@ -84,12 +84,14 @@ KINDS = (
         (
             Column("Platform", ".status.hardware.platform"),
             Column("Class", ".status.hardware.hardwareClass"),
+            Column("Serving", ".status.serving"),
             Column("Last report", ".status.lastReportTime", "date"),
             _AGE,
             Column("CPU", ".status.hardware.cpuModel", priority=1),
             Column("Disk free", ".status.diskFreeBytes", "integer", priority=1),
             Column("Memory free", ".status.memoryFreeBytes", "integer", priority=1),
             Column("Agent", ".status.agentVersion", priority=1),
+            Column("Standby", ".status.standby", priority=1),
         ),
     ),
 )  # fmt: skip

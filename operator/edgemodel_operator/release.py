@@ -31,6 +31,7 @@ TRIES = 5
 #: A node whose last report is older is away, and not waited for.
 AWAY_AFTER = timedelta(seconds=60)
 NAMED = 10
+STANDBY_FILE = "edgemodel-standby.yaml from the kubelet's folder of static pods"
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,8 @@ class Release:
         if not stay:
             return []
         named = ", ".join(stay[:NAMED]) + (f" and {len(stay) - NAMED} more" if len(stay) > NAMED else "")
-        return [
-            f"{len(stay)} nodes did not say that their standby is gone ({named}): remove the file edgemodel-standby*.yaml from"
-            " the kubelet's folder of static pods there"
-        ]
+        text = f"{len(stay)} nodes did not say that their standby is gone ({named}): remove {STANDBY_FILE} there"
+        return [text]
 
     def _waited_for(self, asked: set[str]) -> set[str]:
         away = self.now() - AWAY_AFTER
@@ -198,7 +197,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--namespace", required=True, help="the operator's namespace")
     top.add_argument("--operator", required=True, help="name of its Deployment")
     top.add_argument("--operator-pods", required=True, help="label selector of its pods")
-    top.add_argument("--namespaces", default="", help="those whose EdgeModels are served, commas between them; empty: all")
+    top.add_argument(
+        "--namespaces", default="", help="those whose EdgeModels are served, commas between them; empty: all"
+    )
     top.add_argument("--timeout", default="60s", help="how long to wait for the operator, and for the nodes")
     return top
 

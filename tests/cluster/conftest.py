@@ -138,6 +138,15 @@ def namespace(cluster) -> Iterator[str]:
     remove(cluster, f"/api/v1/namespaces/{name}")
 
 
+@pytest.fixture
+def home(cluster, namespace) -> Iterator[str]:
+    """Where the operator and the agents would live: their accounts must outlive the EdgeModels' namespace."""
+    name = f"{namespace}-home"
+    cluster.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    yield name
+    remove(cluster, f"/api/v1/namespaces/{name}")
+
+
 def exists(cluster: Cluster, path: str) -> bool:
     try:
         cluster.get(path)
@@ -375,15 +384,15 @@ def account(cluster: Cluster, namespace: str, name: str, rules: list[dict], fold
 
 
 @pytest.fixture
-def access(cluster, namespace, tmp_path) -> Iterator[Access]:
-    with account(cluster, namespace, "agent", AGENT_RULES, tmp_path) as found:
+def access(cluster, home, tmp_path) -> Iterator[Access]:
+    with account(cluster, home, "agent", AGENT_RULES, tmp_path) as found:
         yield found
 
 
 @pytest.fixture
-def kubeconfig(cluster, namespace, tmp_path) -> Iterator[Path]:
+def kubeconfig(cluster, home, tmp_path) -> Iterator[Path]:
     """The operator's."""
-    with account(cluster, namespace, "operator", OPERATOR_RULES, tmp_path) as found:
+    with account(cluster, home, "operator", OPERATOR_RULES, tmp_path) as found:
         path = tmp_path / "kubeconfig"
         content = {
             "apiVersion": "v1", "kind": "Config", "current-context": "c",

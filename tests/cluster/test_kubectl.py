@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lupa import lua51
 
 from edgemodel_operator.k8s import objects
 
@@ -98,6 +99,17 @@ def test_kstatus_through_a_life(cluster, operator, model, agents, kubectl, story
     wait(lambda: story()[-1][0] == "Terminating", "Terminating", 10)
     operator.start()
     wait(lambda: not exists(cluster, model.path), "its end", agents=agents)
+
+    # Argo CD's script agrees about every one of these versions.
+    script = (Path(__file__).parents[2] / "docs" / "gitops" / "health.lua").read_text()
+    argocd = {"InProgress": "Progressing", "Current": "Healthy", "Failed": "Degraded", "Terminating": "Progressing"}
+    seen = set()
+    for verdict, body in story():
+        lua = lua51.LuaRuntime(register_eval=False)
+        lua.globals().obj = lua.table_from(body, recursive=True)
+        assert lua.execute(script).status == argocd[verdict], body
+        seen.add(verdict)
+    assert seen == set(argocd)
 
 
 def is_ready(body: dict) -> bool:
@@ -196,7 +208,7 @@ def test_a_namespace_goes_while_the_operator_works(cluster, operator, model, age
     remove(cluster, path)
     wait(lambda: not exists(cluster, path), "the namespace's end", 60, agents)
     for agent in agents:
-        assert not cluster.get(f"{objects.EDGE_NODES}/{agent.name}")["spec"].get("models")
+        assert not cluster.get(f"{objects.EDGE_NODES}/{agent.name}").get("spec", {}).get("models")
 
 
 def test_a_namespace_waits_for_a_killed_operator_and_no_longer(cluster, operator, model, agents, kubectl):

@@ -11,6 +11,7 @@ order of `ORDER`: test_chart, which installs and uninstalls by itself, is the la
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ ORDER = (
     "test_rollout", "test_load", "test_bad_on_one", "test_cut_off", "test_killed", "test_job_ends", "test_sources",
     "test_delete", "test_metrics", "test_autonomy", "test_images", "test_chart",
 )  # fmt: skip
-AGENTS = {"edgemodel.dev/agent": "true"}
+#: All nodes with an agent; and those that are not emulated, for stories that need no third node to be told quickly.
+ALL = {"matchLabels": {"edgemodel.dev/agent": "true"}}
+NATIVE = {**ALL, "matchExpressions": [{"key": "edgemodel.dev/testbed-arch", "operator": "NotIn", "values": ["arm64"]}]}
 #: Of a test: the first one also waits for the installation.
 TIMEOUT = 420
 
@@ -100,14 +103,14 @@ def bed(place: Place) -> Bed:
 
 @pytest.fixture(scope="session")
 def images(place: Place) -> dict[str, str]:
-    """Names that the nodes can pull, built from the checkout unless $EDGEMODEL_IMAGES has them (NAME=IMAGE …).
+    """Names that the nodes can pull, built from the checkout unless $EDGEMODEL_IMAGES has them (a JSON object).
 
     On the user's own cluster they are in the values.
     """
     if place.bed is None:
         return {}
-    lines = (os.environ.get("EDGEMODEL_IMAGES") or place.bed.command("images", timeout=3600)).split()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    text = os.environ.get("EDGEMODEL_IMAGES") or place.bed.command("images", timeout=3600).splitlines()[-1]
+    return dict(json.loads(text))
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +137,11 @@ def bed_values(bed: Bed, images: dict[str, str]) -> dict[str, Any]:
         # So that the story of a node that is cut off is short; agents report every 20 s.
         "operator": {"image": image_values(images["operator"]), "offlineAfter": "45s"},
         "compressor": {"image": image_values(images["compressor"])},
-        "agent": {"image": image_values(images["agent"]), "pools": [arm64]},
+        "agent": {
+            "image": image_values(images["agent"]),
+            "pools": [arm64],
+            "standby": {"enabled": True, "manifestDir": bed.settings.STATIC_PODS},
+        },
         # Not on a node: stories cut nodes off. test_chart has the chart's own.
         "registry": {"enabled": False},
         "output": f"oci://{bed.registry}/e2e",
@@ -164,6 +171,13 @@ def nodes(release: Release) -> list[str]:
     if count < 3:
         pytest.skip(f"needs three nodes with the label edgemodel.dev/agent=true, there are {count}")
     return wait(lambda: found if len(found := reported()) >= count else None, "all agents' first reports", 120)
+
+
+@pytest.fixture(scope="session")
+def native_nodes(release: Release, nodes: list[str]) -> list[str]:
+    """Those that are not emulated."""
+    found = release.kube.items("nodes", "-l", "edgemodel.dev/testbed-arch=arm64")
+    return [n for n in nodes if n not in {f["metadata"]["name"] for f in found}]
 
 
 # --- registry and sources
@@ -238,21 +252,23 @@ def namespace(request: pytest.FixtureRequest, release: Release) -> Iterator[str]
         yield found
 
 
-def spec_of(sources: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    """A spec for the digits on all nodes, in two waves: one node, all nodes."""
+def spec_of(sources: dict[str, Any], selector: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """A spec for the digits, in two waves: one node, all nodes."""
     return {
         **sources,
         "compression": steps(60),
-        "nodePool": {"selector": {"matchLabels": AGENTS}},
+        "nodePool": {"selector": selector},
+        # An emulated CPU takes its time to be measured.
+        "healthCheck": {"timeout": "180s"},
         "rollout": {"waves": [{"nodes": 1, "soak": "2s"}, {"nodes": "100%"}], "maxUnavailable": 1, "maxFailures": 0},
         **changed,
     }
 
 
 @pytest.fixture
-def model(kube: Kube, namespace: str, sources: dict[str, Any], nodes: list[str]) -> Iterator[Model]:
-    """One that is not applied yet; deleted at the end."""
-    found = Model(kube, namespace, "m", spec_of(sources))
+def model(kube: Kube, namespace: str, sources: dict[str, Any], native_nodes: list[str]) -> Iterator[Model]:
+    """One for `native_nodes` that is not applied yet; deleted at the end."""
+    found = Model(kube, namespace, "m", spec_of(sources, NATIVE))
     yield found
     with contextlib.suppress(CommandError):
         found.delete()
@@ -262,20 +278,36 @@ def model(kube: Kube, namespace: str, sources: dict[str, Any], nodes: list[str])
 def digits_model(release: Release, sources: dict[str, Any], nodes: list[str]) -> Iterator[Model]:
     """The one that several files have on all nodes, at the port 9800: `rolled_out` sees to it that it is there."""
     with a_namespace(release.kube, "e2e-digits") as name:
-        spec = spec_of(sources, serving={"port": 9800})
-        yield Model(release.kube, name, "digits", spec)
+        yield Model(release.kube, name, "digits", spec_of(sources, ALL, serving={"port": 9800}))
+
+
+@pytest.fixture(scope="session")
+def native_model(release: Release, sources: dict[str, Any], native_nodes: list[str]) -> Iterator[Model]:
+    """The same for `native_nodes`, at the port 9801: `rolled_out_natively`."""
+    with a_namespace(release.kube, "e2e-native") as name:
+        yield Model(release.kube, name, "native", spec_of(sources, NATIVE, serving={"port": 9801}))
+
+
+def is_out(model: Model, nodes: list[str]) -> Model:
+    """The model, Ready on all these nodes with the last revision that was good."""
+    model.apply(**model.good)
+    model.ready(300)
+
+    def everywhere() -> bool:
+        return model.running() == dict.fromkeys(nodes, model.status().get("revision"))
+
+    wait(everywhere, lambda: f"{model.running()}, {model.told()}", 120)
+    model.good = model.spec
+    return model
 
 
 @pytest.fixture
 def rolled_out(digits_model: Model, nodes: list[str]) -> Model:
-    """`digits_model`, Ready on all nodes with the last revision that was good."""
-    digits_model.apply(**digits_model.good)
-    digits_model.ready(240)
+    """`digits_model`, Ready on all nodes."""
+    return is_out(digits_model, nodes)
 
-    def everywhere() -> bool:
-        revision = digits_model.status().get("revision")
-        return digits_model.running() == dict.fromkeys(nodes, revision)
 
-    wait(everywhere, lambda: f"{digits_model.running()}, {digits_model.told()}", 120)
-    digits_model.good = digits_model.spec
-    return digits_model
+@pytest.fixture
+def rolled_out_natively(native_model: Model, native_nodes: list[str]) -> Model:
+    """`native_model`, Ready on all nodes that are not emulated."""
+    return is_out(native_model, native_nodes)

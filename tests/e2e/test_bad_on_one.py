@@ -23,8 +23,8 @@ def one_bad_node(release, bed, nodes):
         yield BAD
 
 
-def test_all_go_back_when_more_fail_than_may(rolled_out, one_bad_node):
-    model = rolled_out
+def test_all_go_back_when_more_fail_than_may(rolled_out_natively, one_bad_node):
+    model = rolled_out_natively
     old, served = model.status()["revision"], model.running()
     assert set(served.values()) == {old}
     model.apply(compression=steps(50))
@@ -38,17 +38,17 @@ def test_all_go_back_when_more_fail_than_may(rolled_out, one_bad_node):
     wait(lambda: model.running() == served, lambda: f"{model.running()}, {model.told()}", 60)
     assert model.says("Ready")["message"].startswith(f"revision {old} goes on serving on {len(served)}/"), model.told()
     assert [h["result"] for h in status["history"] if h["revision"] == status["revision"]] == ["RolledBack"]
-    assert any(e.startswith("RolledBack") or e.startswith("RollingBack") for e in model.events()), model.events()
+    assert any(e.startswith(("RolledBack", "RollingBack")) for e in model.events()), model.events()
 
 
-def test_only_that_node_goes_back_when_so_many_may_fail(rolled_out, one_bad_node, nodes):
-    model = rolled_out
+def test_only_that_node_goes_back_when_so_many_may_fail(rolled_out_natively, one_bad_node, native_nodes):
+    model = rolled_out_natively
     old = model.status()["revision"]
     model.apply(compression=steps(45), rollout={**model.spec["rollout"], "maxFailures": 1})
     finished = model.until("RolledOut", seconds=240)
     new = model.status()["revision"]
     assert finished["reason"] == "RolledOutToQuorum", finished
     assert BAD in finished["message"], finished
-    assert model.running() == {node: old if node == BAD else new for node in nodes}
+    assert model.running() == {node: old if node == BAD else new for node in native_nodes}
     assert model.status()["nodes"]["failed"] == 1
     assert model.on_nodes()[BAD]["reason"] == "GoldenMismatch"

@@ -8,8 +8,8 @@ from .model import steps
 LOST = "edge-2"
 
 
-def test_a_node_that_is_cut_off_holds_up_nobody_and_catches_up(rolled_out, digits, bed, nodes):
-    model = rolled_out
+def test_a_node_that_is_cut_off_holds_up_nobody_and_catches_up(rolled_out_natively, digits, bed, native_nodes):
+    model = rolled_out_natively
     old = model.status()["revision"]
     model.apply(compression=steps(40), rollout={**model.spec["rollout"], "maxFailures": 1})
     model.until("Compressed")
@@ -19,7 +19,7 @@ def test_a_node_that_is_cut_off_holds_up_nobody_and_catches_up(rolled_out, digit
         new = model.status()["revision"]
         assert new != old
         others = {node: revision for node, revision in model.running().items() if node != LOST}
-        assert others == dict.fromkeys(set(nodes) - {LOST}, new), model.told()
+        assert others == dict.fromkeys(set(native_nodes) - {LOST}, new), model.told()
         assert finished["reason"] == "RolledOutToQuorum", finished
         assert model.status()["nodes"]["offline"] == 1
     # It comes back: nobody has to tell it twice.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,31 +10,46 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE = Path(os.environ.get("EDGEMODEL_TESTBED", "/var/lib/edgemodel-testbed"))
-CACHE = Path(os.environ.get("EDGEMODEL_CACHE") or Path.home() / ".cache" / "edgemodel")
+#: A bed of its own, as its end is tested too. It must not be up by somebody else's wish.
+NUMBER = os.environ.get("EDGEMODEL_TESTBED_TESTS_NUMBER", "9")
+
+
+def load_settings() -> ModuleType:
+    """testbed/settings.py, for that bed."""
+    spec = importlib.util.spec_from_file_location("testbed_settings_of_tests", ROOT / "testbed" / "settings.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEMODEL_TESTBED_NUMBER", NUMBER)
+        spec.loader.exec_module(module)
+    return module
 
 
 class Bed:
     """The cluster of this machine."""
 
-    state = STATE
+    def __init__(self) -> None:
+        self.settings = load_settings()
+        self.state = self.settings.beds_root()
 
     def command(self, *arguments: str) -> str:
         """testbed/cluster.py; its standard output."""
         return self.run(sys.executable, str(ROOT / "testbed" / "cluster.py"), *arguments)
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
-        kubectl = next(CACHE.glob("kube-*/kubectl"))
-        return self.run(str(kubectl), f"--kubeconfig={STATE}/kubeconfig", *arguments, input_text=input_text)
+        kubectl = next(self.settings.cache_dir().glob(f"kube-*-{self.settings.kube_key()}/kubectl"))
+        return self.run(str(kubectl), f"--kubeconfig={self.state}/kubeconfig", *arguments, input_text=input_text)
 
     @staticmethod
     def run(*command: str, input_text: str | None = None) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, input=input_text)
+        environment = {**os.environ, "EDGEMODEL_TESTBED_NUMBER": NUMBER}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, input=input_text, env=environment)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 

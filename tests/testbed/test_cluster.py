@@ -10,7 +10,6 @@ import pytest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.slow, pytest.mark.timeout(300)]
 
-GATEWAY = "10.177.0.1"
 SERVER = """
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -82,9 +81,9 @@ def test_logs(web):
     assert web.kubectl("logs", "web").splitlines()[0] == "serving"
 
 
-def test_prometheus_scrapes_pods_that_ask_for_it(web, eventually):
+def test_prometheus_scrapes_pods_that_ask_for_it(web, bed, eventually):
     def values(query: str) -> dict[str, str]:
-        url = f"http://{GATEWAY}:9090/api/v1/query?" + urllib.parse.urlencode({"query": query})
+        url = f"http://{bed.settings.PROMETHEUS}/api/v1/query?" + urllib.parse.urlencode({"query": query})
         with urllib.request.urlopen(url, timeout=5) as answer:
             found = json.load(answer)["data"]["result"]
         return {f"{r['metric']['pod']} on {r['metric']['node']}": r["value"][1] for r in found}

@@ -14,15 +14,20 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.ma
 
 # Where a kubelet, a containerd or a CNI plugin would leave something.
 FOLDERS = (
-    "/run", "/run/em", "/run/netns", "/run/containerd", "/run/containerd/s", "/var/lib", "/var/lib/kubelet", "/var/lib/cni",
+    "/run", "/run/netns", "/run/containerd", "/run/containerd/s", "/var/lib", "/var/lib/kubelet", "/var/lib/cni",
     "/var/log", "/var/log/pods", "/var/log/containers", "/sys/class/net", "/proc/sys/fs/binfmt_misc", "/etc/cni", "/opt/cni",
 )  # fmt: skip
 COMMANDS = ("ip -4 route", "ip link show type bridge", "losetup -a", "iptables -S", "iptables -t nat -S")
 
 
-def ours() -> set[str]:
-    """Processes of a test bed: by its folders or its network on the command line."""
-    words = ("/edgemodel-testbed/", "/run/em/", "10.177.0.1", "containerd-shim", "/testbed/init.py")
+def ours(bed) -> set[str]:
+    """Processes of this test bed: by its folders, its network or its marks on the command line."""
+    words = (
+        f"{bed.state}/",
+        f"/run/{bed.settings.MARK}/",
+        f"{bed.settings.GATEWAY}:",
+        f"/run/netns/{bed.settings.MARK}-",
+    )
     found = set()
     for process in psutil.process_iter(["cmdline", "status"]):
         line = " ".join(process.info["cmdline"] or [])
@@ -35,9 +40,9 @@ def snapshot(bed) -> dict[str, object]:
     """All of this machine that a cluster could have left its mark on; buildah's mounts are somebody else's."""
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return {
-        "processes": ours(),
+        "processes": ours(bed),
         "mounts": sorted(m for m in mounts if not m.startswith("/var/lib/containers")),
-        "cgroups": sorted(str(p) for p in Path("/sys/fs/cgroup").glob("*/em-*")),
+        "cgroups": sorted(str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{bed.settings.MARK}-*")),
         "sysctls": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
         **{name: sorted(p.name for p in Path(name).iterdir()) if Path(name).is_dir() else None for name in FOLDERS},
         **{command: bed.run(*command.split()) for command in COMMANDS},
@@ -85,10 +90,10 @@ def test_down_leaves_nothing_behind(bed, eventually):
     }
     bed.kubectl("apply", "-f", "-", input_text=json.dumps(daemons))
     bed.kubectl("rollout", "status", "daemonset/everywhere", "--timeout=100s")
-    for address in ("10.177.0.11", "10.177.0.12", "10.177.0.13"):  # a node's port, from outside of the cluster
-        with urllib.request.urlopen(f"http://{address}:8000/", timeout=10) as answer:
+    for index in (11, 12, 13):  # a node's port, from outside of the cluster
+        with urllib.request.urlopen(f"http://{bed.settings.NODE_NETWORK.format(index)}:8000/", timeout=10) as answer:
             assert answer.status == 200
-    assert ours()  # or the comparison below would see nothing
+    assert ours(bed)  # or the comparison below would see nothing
 
     # A full disk is the node's own affair.
     bed.command("fill", "edge-2")

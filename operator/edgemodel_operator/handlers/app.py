@@ -14,6 +14,7 @@ from edgemodel_operator.k8s.client import Cluster
 from edgemodel_operator.k8s.labels import Labeller
 from edgemodel_operator.k8s.listing import Intake, Listing
 from edgemodel_operator.k8s.reconcile import Reconciler
+from edgemodel_operator.k8s.retire import unretire
 from edgemodel_operator.k8s.workers import Workers
 from edgemodel_operator.metrics import OperatorMetrics
 from edgemodel_operator.prometheus.client import Prometheus
@@ -54,6 +55,7 @@ class App:
         """
         self.measurer.start()
         await self.look()
+        await asyncio.to_thread(unretire, self.cluster)
         self.relisting = asyncio.create_task(self._look_again(), name="relisting")
 
     async def look(self) -> None:

@@ -66,7 +66,16 @@ class NodeUnderTest:
 
     def start(self, *options: str) -> Pod:
         command = [sys.executable, "-m", "edgemodel_agent", "run", "--node", self.agent.name, "--root", str(self.root)]
-        command += ["--objects", str(self.agent.objects), "--interval", "0.05", "--reserve", "0", "--claim", "--standby"]
+        command += [
+            "--objects",
+            str(self.agent.objects),
+            "--interval",
+            "0.05",
+            "--reserve",
+            "0",
+            "--claim",
+            "--standby",
+        ]
         command += ["--ready-file", str(self.ready(len(self.pods))), *options]
         return self._start(command)
 
@@ -243,24 +252,3 @@ def answers(ask, endpoint: str) -> bool:
         return ask(endpoint) == 1.0
     except httpx.HTTPError:
         return False
-
-
-def test_retiring_the_standby_is_a_wish_in_the_store(node):
-    """What the cluster's annotation leads to; the container beside the agent answers it (tests/e2e)."""
-    from edgemodel_agent.standby_watch import StandbyWatch
-
-    now = 0.0
-    watch = StandbyWatch(node.root, expected=True, clock=lambda: now)
-    node.root.mkdir()
-    assert watch.look(retire=False) is None
-    now = 100.0
-    assert watch.look(retire=False) == "Missing"
-    now = 110.0
-    watch.look(retire=True)
-    assert (node.root / "retire").exists()
-    (node.root / "retired").touch()
-    now = 120.0
-    assert watch.look(retire=True) == "Retired"
-    now = 130.0
-    watch.look(retire=False)
-    assert not (node.root / "retire").exists()

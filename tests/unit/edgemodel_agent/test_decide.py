@@ -57,6 +57,20 @@ CASES = {
         b.assigned("B", attempt=2), b.state("A", failure=b.failure("B")), facts(b, "AB", alive=True), [d.Check(b.target("B"))]),
     "another digest failed: no matter": lambda b: (
         b.assigned("C"), b.state("A", failure=b.failure("B")), facts(b, "AC", alive=True), [d.Check(b.target("C"))]),
+    "another agent's process serves: replace it, before a recheck": lambda b: (
+        b.assigned("A"), b.state("A"), facts(b, "A", alive=True, borrowed=True, recheck_due=True),
+        [d.Replace(b.deployed("A"))]),
+    "its replacement starts: wait": lambda b: (
+        b.assigned("A"), b.state("A"), facts(b, "A", alive=True, borrowed=True, upkeep=d.Work.START), []),
+    "its replacement died just now: wait for the back-off": lambda b: (
+        b.assigned("A"), b.state("A", crashes=2, last_crash=b.start), facts(b, "A", alive=True, borrowed=True), []),
+    "its file is damaged: leave it until it is here again": lambda b: (
+        b.assigned("A"), b.state("A"), facts(b, alive=True, borrowed=True), []),
+    "borrowed, and another target is wanted: both": lambda b: (
+        b.assigned("B"), b.state("A"), facts(b, "AB", alive=True, borrowed=True),
+        [d.Replace(b.deployed("A")), d.Check(b.target("B"))]),
+    "borrowed, and nobody wants it any more": lambda b: (
+        None, b.state("A"), facts(b, "A", alive=True, borrowed=True), [d.Remove()]),
     "server is dead: start it": lambda b: (b.assigned("A"), b.state("A"), facts(b, "A"), [d.Restart(b.deployed("A"))]),
     "first death: at once": lambda b: (
         b.assigned("A"), b.state("A", crashes=1, last_crash=b.start), facts(b, "A"), [d.Restart(b.deployed("A"))]),

@@ -10,7 +10,7 @@ import pytest
 
 from edgemodel_agent.faults import Rehearsal
 from edgemodel_agent.files_mode import laid_down, lay_down, tidy
-from edgemodel_agent.objects import DirectoryObjects
+from edgemodel_agent.objects import Desired, DirectoryObjects
 from edgemodel_agent.runtime_dir import runtime_dir
 from edgemodel_api.edgenode import EdgeNodeSpec, EdgeNodeStatus
 from edgemodel_api.errors import InputError
@@ -76,7 +76,7 @@ def test_objects_round_trip(tmp_path):
     objects.register({"zone": "a"})
     assert json.loads((tmp_path / "edgenodes/n1/meta.json").read_text()) == {"name": "n1", "labels": {"zone": "a"}}
     (objects.folder / "spec.json").write_text(json.dumps({"generation": 3, "spec": EdgeNodeSpec().to_json()}))
-    assert objects.read_desired() == (3, EdgeNodeSpec())
+    assert objects.read_desired() == Desired(3, EdgeNodeSpec())
     objects.write_status(EdgeNodeStatus(observed_generation=3))
     assert EdgeNodeStatus.model_validate_json((objects.folder / "status.json").read_text()).observed_generation == 3
 

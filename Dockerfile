@@ -9,8 +9,11 @@ ARG BASE=python:3.12-slim-bookworm
 ARG BUILD_BASE=${BASE}
 
 FROM ${BASE} AS base
+# No stage without a step: buildah 1.28 would leave a container behind.
+USER root
 
 FROM --platform=${BUILDPLATFORM} ${BUILD_BASE} AS tools
+USER root
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv \
  && for site in /opt/venv/lib/python3*/site-packages; do echo /opt/edgemodel > "${site}/edgemodel.pth"; done
 COPY tools/image_parts.py /opt/image_parts.py

@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools bench cluster cluster-down clean
+.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools bench bench-images cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ lock: $(STAMP) ## Write requirements.lock from pyproject.toml
 
 bench: $(STAMP) ## Our variants beside the peers' on real models; refreshes the table in README.md
 	@$(BIN)/python benchmarks/compress.py --update-readme
+
+bench-images: $(STAMP) ## Size of the images, memory of an agent at rest, beside what users pick instead (root, buildah)
+	@$(BIN)/python benchmarks/images.py
 
 cluster: $(STAMP) ## A real Kubernetes cluster on this machine (root, Go); the last line is KUBECONFIG=…
 	@$(BIN)/python testbed/cluster.py up $(if $(NODES),--nodes $(NODES)) $(if $(DISK),--disk $(DISK))

@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from fleet_nodes import Fleet
@@ -51,11 +52,13 @@ MAX_UNAVAILABLE = "10%"
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--nodes", default="100,1000", help="how many, commas between them (default: %(default)s)")
-    parser.add_argument("--rest", type=float, default=60, help="seconds of rest that are measured (default: %(default)s)")
+    parser.add_argument(
+        "--rest", type=float, default=60, help="seconds of rest that are measured (default: %(default)s)"
+    )
     parser.add_argument("--daemonset", action="store_true", help="a DaemonSet on KWOK nodes beside it")
     parser.add_argument("--audit-log", type=Path, help="the API server's; default: the test bed's")
-    parser.add_argument("--profile", type=Path, help="write cProfile's statistics of the operator's threads there")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
     if not os.environ.get("KUBECONFIG"):
         print("fleet: set KUBECONFIG (make cluster prints it)", file=sys.stderr)
         return 2
@@ -65,10 +68,12 @@ def main() -> int:
         body = yaml.safe_load(path.read_text())
         crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         cluster.apply(f"{crds}/{body['metadata']['name']}", body)
-    print("| nodes | phase | time | nodes/s | operator CPU | RSS (peak) | passes: count, mean, CPU a pass | requests | writes to nodes |")
+    print(
+        "| nodes | phase | time | nodes/s | operator CPU | RSS (peak) | passes: count, mean, CPU a pass | requests | writes to nodes |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for count in (int(n) for n in given.nodes.split(",")):
-        with Bench(cluster, audit, count, given.profile) as bench:
+        with Bench(cluster, audit, count) as bench:
             asyncio.run(bench.run(given.rest))
         if given.daemonset:
             daemonset(cluster, audit, count)
@@ -96,12 +101,14 @@ class Audit:
         with self.path.open() as f:
             f.seek(self.offset)
             for line in f:
-                if user not in line or '"ResponseComplete"' not in line or not line.endswith("\n"):
+                if '"ResponseComplete"' not in line or not re.search(user, line) or not line.endswith("\n"):
                     continue
                 event = json.loads(line)
                 if re.search(user, event["user"]["username"]):
                     ref = event.get("objectRef", {})
-                    found["/".join(filter(None, (f"{event['verb']} {ref.get('resource', '')}", ref.get("subresource"))))] += 1
+                    found[
+                        "/".join(filter(None, (f"{event['verb']} {ref.get('resource', '')}", ref.get("subresource"))))
+                    ] += 1
             self.offset = f.tell()
         return found
 
@@ -124,10 +131,9 @@ class Bench:
     cluster: Cluster
     audit: Audit
     count: int
-    profile: Path | None = None
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         self.namespace = f"fleet-{uuid.uuid4().hex[:6]}"
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.cluster.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
@@ -162,13 +168,19 @@ class Bench:
         role = {"kind": "ClusterRole", "name": "cluster-admin", "apiGroup": "rbac.authorization.k8s.io"}
         self.cluster.create(bindings, {"metadata": {"name": full}, "subjects": [subject], "roleRef": role})
         self.stack.callback(self._remove, f"{bindings}/{full}")
-        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 7200},
+        }
         return str(self.cluster.create(f"{accounts}/{name}/token", request)["status"]["token"])
 
     @contextlib.contextmanager
     def _operator(self, folder: Path) -> Iterator[None]:
         kubeconfig = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
-        kubeconfig["users"] = [{"name": u["name"], "user": {"token": self.token["operator"]}} for u in kubeconfig["users"]]
+        kubeconfig["users"] = [
+            {"name": u["name"], "user": {"token": self.token["operator"]}} for u in kubeconfig["users"]
+        ]
         path = folder / "kubeconfig"
         path.write_text(yaml.safe_dump(kubeconfig))
         self.port = 20000 + os.getpid() % 20000
@@ -201,7 +213,9 @@ class Bench:
         with contextlib.suppress(OSError):
             text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10).read().decode()
             for name, attribute in (("count", "passes"), ("sum", "pass_seconds")):
-                match = re.search(rf'^edgemodel_operator_pass_duration_seconds_{name}{{kind="EdgeModel"}} (\S+)$', text, re.MULTILINE)
+                match = re.search(
+                    rf'^edgemodel_operator_pass_duration_seconds_{name}{{kind="EdgeModel"}} (\S+)$', text, re.MULTILINE
+                )
                 setattr(found, attribute, float(match[1]) if match else 0.0)
         return found
 
@@ -253,7 +267,9 @@ class Bench:
         print(f"  (agents wrote {fleet.writes} statuses, {fleet.failed_writes} of them in vain)", file=sys.stderr)
 
     def _delete_nodes(self) -> None:
-        names = [b["metadata"]["name"] for b in self.cluster.listed(objects.EDGE_NODES, selector=f"pool={self.namespace}")[0]]
+        names = [
+            b["metadata"]["name"] for b in self.cluster.listed(objects.EDGE_NODES, selector=f"pool={self.namespace}")[0]
+        ]
         for name in names:
             self._remove(f"{objects.EDGE_NODES}/{name}")
 
@@ -286,7 +302,8 @@ class Bench:
         if found.get("observedGeneration") != body["metadata"]["generation"]:
             return False
         return any(
-            c["type"] == type_ and c["status"] == status and reason in ("", c["reason"]) for c in found.get("conditions", [])
+            c["type"] == type_ and c["status"] == status and reason in ("", c["reason"])
+            for c in found.get("conditions", [])
         )
 
     def _finish_job(self) -> None:
@@ -295,13 +312,17 @@ class Bench:
         def pod() -> dict[str, Any] | None:
             jobs = self.cluster.listed(objects.jobs(self.namespace), selector=objects.JOBS_SELECTOR)[0]
             newest = max(jobs, key=lambda j: j["metadata"]["creationTimestamp"])["metadata"]["uid"]
-            found = self.cluster.listed(objects.pods(self.namespace), selector=f"batch.kubernetes.io/controller-uid={newest}")
+            found = self.cluster.listed(
+                objects.pods(self.namespace), selector=f"batch.kubernetes.io/controller-uid={newest}"
+            )
             return found[0][0] if found[0] else None
 
         name = wait(pod, "the Job's pod")["metadata"]["name"]
         revision = self.cluster.get(self.path)["status"]["revision"]
         variants = tuple(
-            VariantSummary(platform=p, name=n, digest=_digest(f"{revision} {p} {n}"), size_bytes=s, file_bytes=s, quality=0.99)
+            VariantSummary(
+                platform=p, name=n, digest=_digest(f"{revision} {p} {n}"), size_bytes=s, file_bytes=s, quality=0.99
+            )
             for p in ("linux/amd64", "linux/arm64")
             for n, s in (("source", 4000), ("int8", 1000))
         )
@@ -345,7 +366,53 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 60) ->
 
 
 def daemonset(cluster: Cluster, audit: Audit, count: int) -> None:
-    raise NotImplementedError
+    """As many pods on KWOK nodes, from one image to another."""
+    simulated = "edgemodel.dev/testbed-simulated"
+    nodes = cluster.listed(objects.NODES, selector=f"{simulated}=true")[0]
+    if len(nodes) != count:
+        print(f"  no DaemonSet: {len(nodes)} KWOK nodes, not {count}: make cluster NODES={count + 3}", file=sys.stderr)
+        return
+    namespace = f"fleet-{uuid.uuid4().hex[:6]}"
+    cluster.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets"
+    template = {
+        "metadata": {"labels": {"app": "d"}},
+        "spec": {
+            "nodeSelector": {simulated: "true"}, "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "c", "image": "registry.example.com/model:1"}],
+        },
+    }  # fmt: skip
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": MAX_UNAVAILABLE}}
+    spec = {"selector": {"matchLabels": {"app": "d"}}, "template": template, "updateStrategy": strategy}
+    cluster.create(path, {"metadata": {"name": "d"}, "spec": spec})
+
+    def there() -> bool:
+        body = cluster.get(f"{path}/d")
+        found = body.get("status") or {}
+        numbers = {found.get(k, 0) for k in ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable")}
+        return found.get("observedGeneration") == body["metadata"]["generation"] and numbers == {count}
+
+    try:
+        for phase, image in (("install", "1"), ("update", "2")):
+            audit.skip()
+            begin = time.monotonic()
+            container = {"name": "c", "image": f"registry.example.com/model:{image}"}
+            patch = {"spec": {"template": {"spec": {"containers": [container]}}}}
+            cluster.merge(f"{path}/d", patch)
+            wait(there, "the DaemonSet", 1800)
+            seconds = time.monotonic() - begin
+            time.sleep(0.5)
+            requests = audit.requests("daemon-set-controller|kube-scheduler")
+            total = sum(n for k, n in requests.items() if "leases" not in k)
+            told = ", ".join(f"{k} {n}" for k, n in requests.most_common(5))
+            print(
+                f"| {count} | DaemonSet {phase} | {seconds:.1f} s | {count / seconds:.1f} | | | | {total} ({told}) | "
+                f"{total / count:.2f} requests a node |",
+                flush=True,
+            )
+    finally:
+        body = cluster.get(f"/api/v1/namespaces/{namespace}")
+        cluster.delete(f"/api/v1/namespaces/{namespace}", uid=body["metadata"]["uid"])
 
 
 if __name__ == "__main__":

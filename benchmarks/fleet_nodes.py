@@ -134,7 +134,9 @@ class Fleet:
 
     async def _patch(self, node: Node, status: Json) -> None:
         kind = {"Content-Type": "application/merge-patch+json"}
-        answer = await self.http.patch(f"{PATH}/{node.name}/status", content=json.dumps({"status": status}), headers=kind)
+        answer = await self.http.patch(
+            f"{PATH}/{node.name}/status", content=json.dumps({"status": status}), headers=kind
+        )
         node.reported = asyncio.get_running_loop().time()
         node.writes += 1
         self.writes += 1
@@ -186,7 +188,9 @@ class Fleet:
         if model is None:
             node.running = None
         elif before is None or before["target"]["digest"] != model["target"]["digest"]:
-            self._enter(node, "Downloading", self.rng.uniform(8, 15) if node.slow else self.rng.uniform(0.5, 2), "Downloaded")
+            self._enter(
+                node, "Downloading", self.rng.uniform(8, 15) if node.slow else self.rng.uniform(0.5, 2), "Downloaded"
+            )
         elif (before["swap"], before.get("attempt", 1)) != (model["swap"], model.get("attempt", 1)):
             self._activate(node)
 

@@ -139,7 +139,7 @@ def _identity(image: str) -> str:
 
 @contextlib.contextmanager
 def _pip_secrets() -> Iterator[list[str]]:
-    """This machine's pip settings and certificate authorities, for the build only."""
+    """Options that give the build the machine's own pip settings and certificate authorities."""
     with tempfile.TemporaryDirectory(prefix="em-pip-") as scratch:
         lines = ["[global]"]
         for line in run(sys.executable, "-m", "pip", "config", "list").splitlines():
@@ -168,7 +168,7 @@ def _is_pushed(local: str) -> bool:
         f"http://{s.REGISTRY}/v2/{repository}/manifests/{tag}", method="HEAD", headers={"Accept": accept}
     )
     try:
-        with urllib.request.urlopen(request, timeout=10):
+        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
             return True
     except urllib.error.HTTPError:
         return False
@@ -180,7 +180,8 @@ def _is_pushed(local: str) -> bool:
 
 def _forget_older(image: str) -> None:
     """Old names of the same repository. Layers that the next build needs stay."""
-    listed = run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}", image.rpartition(":")[0], check=False)
-    for old in listed.split()[KEEP:]:  # newest first
-        if old != image:
-            run("buildah", "rmi", old, check=False)
+    repository = image.rpartition(":")[0]
+    listed = run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}")  # newest first
+    same = [name for name in listed.split() if name.startswith(f"{repository}:") and name != image]
+    for old in same[KEEP:]:
+        run("buildah", "rmi", old, check=False)

@@ -41,6 +41,8 @@ REQUEST_SECONDS = 10.0
 SILENCE_SECONDS = 3 * HEARTBEAT.total_seconds()
 RETRY_SECONDS = 1.0
 RETRY_LONGEST_SECONDS = 30.0
+#: After a write: a model that goes through its states quickly, or flaps, is not written more often.
+SPACING_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ class ClusterObjects:
             if self._pending is status:
                 self._pending = None
             self._lock.notify_all()
+        self._closing.wait(SPACING_SECONDS)
 
     def _ensure_registered(self) -> None:
         if self._registered.is_set():

@@ -192,7 +192,7 @@ def _may_fetch(state: ModelState | TrialState, now: datetime) -> bool:
 def _fetch(desired: AssignedModel, state: ModelState, facts: Facts, now: datetime) -> tuple[Action, ...]:
     """The download that is needed now: files of the running variant that were damaged, and then the target's."""
     needed = []
-    if state.running is not None and not facts.alive:
+    if state.running is not None and (not facts.alive or facts.borrowed):
         needed.append(state.running.target)
     if not failed(desired, state) and not switched(desired, state.running):
         needed.append(desired.target)

@@ -28,6 +28,7 @@ from .scrape import Served, ServersCollector
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _MODEL = ("namespace", "name")
+Labels = tuple[str, ...]
 #: 1 s to an hour: from a digit classifier in the next room to a language model behind a modem.
 DOWNLOAD_BUCKETS = (1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0)
 
@@ -123,6 +124,7 @@ class AgentMetrics:
         self._servers = ServersCollector(scrapes)
         self.registry.register(self._servers)
         self._known: frozenset[tuple[str, str]] = frozenset()
+        self._shown: dict[Gauge, set[Labels]] = {}
 
     # --- what happened
 
@@ -172,16 +174,26 @@ class AgentMetrics:
 
     def observe(self, status: EdgeNodeStatus) -> None:
         """Set the gauges from what is reported, so that both always agree."""
-        for gauge in (self.state, self.serving, self.running):
-            gauge.clear()
-        for model in status.models:
-            for state in TargetState:
-                self.state.labels(model.namespace, model.name, state.value).set(model.state is state)
-            self.serving.labels(model.namespace, model.name).set(model.running is not None)
-            if (r := model.running) is not None:
-                self.running.labels(model.namespace, model.name, r.revision, r.variant, r.digest).set(1)
+        states: dict[Labels, float] = {}
+        serving: dict[Labels, float] = {}
+        running: dict[Labels, float] = {}
+        for m in status.models:
+            states |= {(m.namespace, m.name, s.value): m.state is s for s in TargetState}
+            serving[m.namespace, m.name] = m.running is not None
+            if (r := m.running) is not None:
+                running[m.namespace, m.name, r.revision, r.variant, r.digest] = 1
+        for gauge, values in ((self.state, states), (self.serving, serving), (self.running, running)):
+            self._replace(gauge, values)
         self.disk_free.set(status.disk_free_bytes)
         self.memory_free.set(status.memory_free_bytes)
+
+    def _replace(self, gauge: Gauge, values: dict[Labels, float]) -> None:
+        """All series of a gauge, without a moment in which a scrape would find none."""
+        for labels, value in values.items():
+            gauge.labels(*labels).set(value)
+        for labels in self._shown.get(gauge, set()) - set(values):
+            gauge.remove(*labels)
+        self._shown[gauge] = set(values)
 
     def only(self, models: Iterable[tuple[str, str]]) -> None:
         """Models and trials that this node knows of: what was counted of others ends, what may be counted begins at 0."""

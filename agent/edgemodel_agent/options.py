@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,6 +11,8 @@ from edgemodel_api.base import StatusModel
 
 from .files import read_json, write_json
 from .node import Options
+
+log = logging.getLogger(__name__)
 
 FILE = "options.json"
 
@@ -26,11 +29,7 @@ class Remembered(StatusModel):
 
 
 def remember(options: Options) -> None:
-    """Write them, if they are others than before.
-
-    Raises:
-        OSError: the disk is full or sick.
-    """
+    """Write them, if they are others than before. On a full disk the ones before must do: an agent begins all the same."""
     now = Remembered(
         node=options.node,
         address=options.address,
@@ -41,7 +40,10 @@ def remember(options: Options) -> None:
     )
     path = options.root / FILE
     if read_json(path) != now.to_json():
-        write_json(path, now.to_json())
+        try:
+            write_json(path, now.to_json())
+        except OSError as error:
+            log.warning("%s cannot be written: %s", path, error)
 
 
 def remembered(root: Path, address: str | None = None) -> Options:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 #: Signed anew for each connection.
 _SIGNATURE_LASTS = timedelta(minutes=15)
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9.]{1,64})\s*</Code>")
+#: AWS says it in an element, others in words.
+_EXPECTED = re.compile(rb"""<Region>([a-z0-9-]{1,40})</Region>|expecting (?:&#34;|&quot;|["'])([a-z0-9-]{1,40})""")
+_UNKNOWN_KEY = ("InvalidAccessKeyId", "XAdminUserNotFound")  # the other is versitygw's, and a 404
+_ELSEWHERE = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IncorrectEndpoint")
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 
 
@@ -146,13 +150,17 @@ class S3File(Asked):
         """See `Asked`. The codes are those of the S3 API reference, "List of error codes"."""
         match = _CODE.search(body)
         code = match[1].decode() if match is not None else ""
-        text = self._advice(status, code, headers)
+        expected = _EXPECTED.search(body)
+        region = headers.get("x-amz-bucket-region", "")
+        if expected is not None:
+            region = (expected[1] or expected[2]).decode()
+        text = self._advice(status, code, region)
         return f"{code}: {text}" if code and text else text
 
-    def _advice(self, status: int, code: str, headers: httpx.Headers) -> str | None:
+    def _advice(self, status: int, code: str, region: str) -> str | None:
         origin = self._keys.origin
         known = {
-            "InvalidAccessKeyId": f"{ACCESS_KEY} of {origin} is not known there: correct it, or {ENDPOINT}",
+            **dict.fromkeys(_UNKNOWN_KEY, f"{ACCESS_KEY} of {origin} is not known there: correct it, or {ENDPOINT}"),
             "SignatureDoesNotMatch": f"{SECRET_KEY} of {origin} does not belong to its {ACCESS_KEY}: correct it",
             "ExpiredToken": f"{SESSION_TOKEN} of {origin} has expired: make new keys",
             "InvalidToken": f"{SESSION_TOKEN} of {origin} does not belong to its keys: make new ones",
@@ -163,13 +171,7 @@ class S3File(Asked):
         }
         if code in known:
             return known[code]
-        if code in (
-            "AuthorizationHeaderMalformed",
-            "PermanentRedirect",
-            "AuthorizationQueryParametersError",
-            "IncorrectEndpoint",
-        ) or (300 <= status < 400):
-            region = headers.get("x-amz-bucket-region", "")
+        if code in _ELSEWHERE or 300 <= status < 400 or (code == "AuthorizationQueryParametersError" and region):
             there = f" to {region}" if _REGION.fullmatch(region) else ""
             return f"the bucket lies in another region than {self._keys.region}: set {REGION} of {origin}{there}"
         if status in (401, 403):

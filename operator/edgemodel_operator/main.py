@@ -14,6 +14,7 @@ from edgemodel_oci.transport import PLAIN_HTTP_VARIABLE
 from .handlers import life, watch
 from .handlers.app import App
 from .k8s.client import Cluster, connect
+from .k8s.reconcile import NODE_WRITERS
 from .metrics import OperatorMetrics
 from .settings import OperatorSettings, parser, settings_of
 
@@ -31,7 +32,9 @@ def run(settings: OperatorSettings) -> None:
     # The registry client's own way to be told; `deletionPolicy: Delete` needs it.
     os.environ[PLAIN_HTTP_VARIABLE] = ",".join(settings.job.plain_http)
     metrics = OperatorMetrics()
-    cluster = Cluster(connect(pool=settings.workers + 4), timeout=settings.request_timeout, told=metrics.requested)
+    cluster = Cluster(
+        connect(pool=settings.workers + NODE_WRITERS + 4), timeout=settings.request_timeout, told=metrics.requested
+    )
     if settings.metrics_port:
         try:
             metrics.serve(settings.metrics_port)
@@ -49,7 +52,7 @@ def run(settings: OperatorSettings) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The operator; its exit code."""
     given = parser().parse_args(arguments)
-    kopf.configure(log_format=kopf.LogFormat.FULL)
+    kopf.configure(debug=given.log_level == "debug", log_format=kopf.LogFormat.FULL)
     for chatty in ("kopf", "aiohttp.access", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:

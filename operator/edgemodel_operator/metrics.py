@@ -250,7 +250,11 @@ class OperatorMetrics:
         self._known.add(key)
         for reason in (reasons.TOO_MANY_FAILURES, reasons.ANALYSIS_FAILED):
             self.rollbacks.labels(*labels, reason)
-        for outcome, reason in (("Succeeded", ""), ("Refused", reasons.BUDGET_EXCEEDED), ("Lost", "")):
+        for outcome, reason in (
+            ("Succeeded", reasons.COMPRESSION_SUCCEEDED),
+            ("Refused", reasons.BUDGET_EXCEEDED),
+            ("Lost", ""),
+        ):
             self.jobs.labels(*labels, outcome, reason)
         for gate, accepted, reason in (
             ("Compression", "true", reasons.COMPRESSION_SUCCEEDED), ("Compression", "false", reasons.BUDGET_EXCEEDED),
@@ -272,8 +276,9 @@ class OperatorMetrics:
         for failure in failures:
             label = (bounded(failure.reason),)
             by_reason[label] = by_reason.get(label, 0) + 1
+        same = old is not None and new is not None and old.revision == new.revision
         # What a rollback was for is told by nobody any more once the nodes are given something else.
-        if by_reason or new is None or not new.rolled_back:
+        if not (same and old is not None and old.rolled_back):
             self.failed.put(key, by_reason)
         if new is None or new.started_at is None:
             return
@@ -282,7 +287,6 @@ class OperatorMetrics:
             return
         took = (new.finished_at - new.started_at).total_seconds()
         self.duration.labels(*labels).set(took)
-        same = old is not None and old.revision == new.revision
         if new.rolled_back and not (same and old is not None and old.rolled_back):
             self.rollbacks.labels(*labels, bounded(new.reason)).inc()
             self.rollout_seconds.labels(str(reasons.ROLLED_BACK)).observe(took)

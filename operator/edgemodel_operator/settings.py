@@ -102,6 +102,7 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     add("request-timeout", "15s", "time for one request to the API server")
     add("resync", "5m", "time between two complete listings")
     add("offline-after", f"{OFFLINE_AFTER_SECONDS:.0f}s", "age of the last report from which a node is offline")
+    add("log-level", "info", "info or debug")
     add("health-port", "0", "port of the liveness endpoint /healthz; 0: none")
     add("metrics-port", "0", "port of Prometheus metrics; 0: none")
     add("prometheus-url", "", "Prometheus that is asked by spec.rollout.analysis, such as http://prometheus:9090")
@@ -121,6 +122,8 @@ def settings_of(given: argparse.Namespace) -> OperatorSettings:
         raise InputError(
             "--job-image is missing: give the compressor's image, such as registry.example.com/compressor:1"
         )
+    if given.log_level not in ("info", "debug"):
+        raise InputError(f"--log-level {given.log_level!r} is neither info nor debug")
     _checked("job_cpu", given.job_cpu, _cpu)
     _checked("job_memory", given.job_memory, parse_quantity)
     _checked("job_disk", given.job_disk, parse_quantity)

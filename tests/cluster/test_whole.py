@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -66,13 +68,20 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def real_agents(access, model, cluster, tmp_path):
+def stores(model):
+    """Where the agents keep their things: not in `tmp_path`, as the path of a socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="em-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def real_agents(access, model, cluster, stores, tmp_path):
     """Three of them; names and processes."""
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     processes = {}
     for i in range(3):
         name = f"{model.namespace}-n{i}"
-        flags = ["run", "--cluster", "--node", name, "--root", tmp_path / name, "--label", f"pool={model.pool}"]
+        flags = ["run", "--cluster", "--node", name, "--root", stores / name, "--label", f"pool={model.pool}"]
         command = [sys.executable, "-c", AGENT, access.server, access.token_file, access.ca_file, *flags]
         with (tmp_path / f"{name}.log").open("wb") as out:
             processes[name] = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out, env=environment)
@@ -82,7 +91,7 @@ def real_agents(access, model, cluster, tmp_path):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
         process.kill()
-        for server in find_servers(runtime_dir(tmp_path / name)):
+        for server in find_servers(runtime_dir(stores / name)):
             server.kill()
         print(name, (tmp_path / f"{name}.log").read_text())
         remove(cluster, f"{objects.EDGE_NODES}/{name}")

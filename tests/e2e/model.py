@@ -41,6 +41,10 @@ class Model:
         }
         return self.kube.kubectl("apply", "--server-side", "-f", "-", input_text=json.dumps(body))
 
+    def is_there(self) -> bool:
+        """Whether it was applied and not deleted."""
+        return self.kube.find("-n", self.namespace, "edgemodel", self.name) is not None
+
     def object(self) -> dict[str, Any]:
         """As it is now."""
         return dict(self.kube.get("-n", self.namespace, "edgemodel", self.name))
@@ -64,18 +68,22 @@ class Model:
         lines = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in found.get("conditions", [])]
         return f"{self.namespace}/{self.name}: " + ("; ".join(lines) or "no conditions")
 
-    def until(self, kind: str, status: str = "True", reason: str = "", seconds: float = 120) -> dict[str, Any]:
-        """Wait for a condition; fail at once if the model stalls, unless that is awaited."""
+    def until(
+        self, kind: str, status: str = "True", reason: str = "", seconds: float = 120, but: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Wait for a condition (with a reason that is not in `but`); fail at once if the model stalls meanwhile."""
 
         def look() -> dict[str, Any] | None:
             found = self.says(kind, status, reason)
+            if found is not None and found["reason"] in but:
+                return None
             if found is None and kind != "Stalled" and status == "True" and (stalled := self.says("Stalled")):
                 raise AssertionError(f"stalled while {kind} was awaited: {stalled['reason']}: {stalled['message']}")
             return found
 
         return wait(look, lambda: f"{kind}={status} {reason}, but {self.told()}", seconds)
 
-    def ready(self, seconds: float = 180) -> dict[str, Any]:
+    def ready(self, seconds: float = 300) -> dict[str, Any]:
         """Wait until it is; the condition."""
         return self.until("Ready", seconds=seconds)
 

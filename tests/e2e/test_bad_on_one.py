@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from .conftest import is_out
 from .kube import wait
 from .model import steps
 
@@ -15,8 +16,9 @@ BAD = "edge-2"
 
 
 @pytest.fixture(scope="module")
-def one_bad_node(release, bed, nodes):
-    """edge-2's agent gets a fault to rehearse, by a pool of that node's own."""
+def one_bad_node(release, bed, native_model, native_nodes):
+    """edge-2's agent gets a fault to rehearse, by a pool of that node's own; what it has served by then stays good."""
+    is_out(native_model, native_nodes)
     pool = {"name": "gameday", "nodeSelector": {"kubernetes.io/hostname": BAD}, "extraArgs": ["--rehearse", REHEARSAL]}
     pools = [*release.values["agent"]["pools"], pool]
     with release.changed({"agent": {"pools": pools}}):

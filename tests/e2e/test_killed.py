@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 
@@ -14,12 +15,16 @@ KILLS = 20
 #: Seconds between two of them: time for something to have begun.
 BETWEEN = (1.0, 4.0)
 SEED = 20261125
-#: What agents keep on a node, in the pod of whom it belongs to now.
-STORE = "/var/lib/edgemodel"
-LISTING = (
-    "import json, os; from pathlib import Path; root = Path('/var/lib/edgemodel');"
-    "print(json.dumps(sorted(str(p.relative_to(root)) for p in root.rglob('*') if p.is_file())))"
-)
+#: In an agent's pod: content that no variant there needs, and downloads that nobody goes on with.
+LEFTOVERS = """
+import json, pathlib
+root = pathlib.Path('/var/lib/edgemodel')
+needed = set()
+for path in (root / 'variants').iterdir():
+    record = json.loads(path.read_text())
+    needed |= {record['weight']['digest'][7:], record['golden']['digest'][7:], record['fileDigest'][7:]}
+print(json.dumps(sorted(p.name for kind in ('blobs', 'files') for p in (root / kind / 'sha256').iterdir() if p.name not in needed)))
+"""
 
 
 @pytest.mark.timeout(600)
@@ -54,3 +59,8 @@ def test_whoever_is_killed_the_rollout_ends_right(rolled_out, release, digits, n
         assert model.on_nodes()[node]["running"]["digest"] == chosen[hardware["hardwareClass"]]
         answer = model.ask(node, 3, digits.request(3))
         assert (answer.problem, answer.revision) == ("", new)
+
+    for pod in release.pods("agent"):
+        name = pod["metadata"]["name"]
+        command = ("-n", release.namespace, "exec", name, "-c", "agent", "--", "python", "-c", LEFTOVERS)
+        wait(lambda: json.loads(kube.kubectl(*command)) == [], lambda: f"{name}: {kube.kubectl(*command)}", 60)  # noqa: B023

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
+
+from .conftest import NUMBER
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -37,15 +40,29 @@ def ours(bed) -> set[str]:
 
 
 def snapshot(bed) -> dict[str, object]:
-    """All of this machine that a cluster could have left its mark on; buildah's mounts are somebody else's."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    """All of this machine that this cluster could have left its mark on; buildah's and other beds' marks are not its own."""
+    s = bed.settings
+    others = [n for n in range(10) if str(n) != NUMBER]
+    marks = "|".join(re.escape(f"em{n or ''}") for n in others)
+    roots = "|".join(re.escape(str(s.beds_root(n))) for n in others)
+    networks = "|".join(rf"10\.177\.{n}\.|em-br{n}" for n in others)
+    pods = "|".join(rf"10\.178\.{16 * n + i}\." for n in others for i in range(16))
+    foreign = re.compile(
+        rf"(^|[/ ])({marks})(-|/|$)|({roots})(/|$)|{networks}|{pods}|^/var/lib/containers|({marks})-v\d|^[0-9a-f]{{64}}$"
+    )
+
+    def own(lines) -> list[str]:
+        return sorted(line for line in lines if not foreign.search(line))
+
+    mounts = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    names = {name: (p.name for p in Path(name).iterdir()) if Path(name).is_dir() else () for name in FOLDERS}
     return {
         "processes": ours(bed),
-        "mounts": sorted(m for m in mounts if not m.startswith("/var/lib/containers")),
-        "cgroups": sorted(str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{bed.settings.MARK}-*")),
+        "mounts": own(mounts),
+        "cgroups": sorted(str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{s.MARK}-*")),
         "sysctls": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
-        **{name: sorted(p.name for p in Path(name).iterdir()) if Path(name).is_dir() else None for name in FOLDERS},
-        **{command: bed.run(*command.split()) for command in COMMANDS},
+        **{name: own(n if name != "/var/lib" else (f"/var/lib/{x}" for x in n)) for name, n in names.items()},
+        **{command: own(bed.run(*command.split()).splitlines()) for command in COMMANDS},
     }
 
 

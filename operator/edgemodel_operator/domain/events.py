@@ -7,6 +7,7 @@ from edgemodel_api.edgemodel_status import EdgeModelStatus, RolloutStatus
 from edgemodel_api.meta import Condition, get_condition
 
 from .actions import Event
+from .counts import in_numbers
 from .text import counted, listed
 
 
@@ -55,9 +56,8 @@ def _rollout(before: EdgeModelStatus, after: EdgeModelStatus) -> list[Event]:
         old = RolloutStatus(revision=new.revision)
     events = []
     if new.wave_started_at is not None and new.wave_started_at != old.wave_started_at:
-        events.append(
-            Event("Normal", reasons.WAVE_STARTED, f"revision {new.revision}: wave {new.wave + 1}/{new.waves} began")
-        )
+        text = f"revision {new.revision}: wave {new.wave + 1}/{new.waves} began; {in_numbers(after.nodes)} so far"
+        events.append(Event("Normal", reasons.WAVE_STARTED, text))
     fresh = [n for n in new.failed_nodes if n not in old.failed_nodes]
     if fresh:
         rolled_out = get_condition(after.conditions, reasons.ROLLED_OUT)

@@ -4,7 +4,9 @@
 # (Kopf is followed no further by mypy, see pyproject.toml.)
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import kopf
@@ -13,6 +15,18 @@ from edgemodel_api import GROUP
 from edgemodel_operator.k8s import objects
 
 from .app import App
+from .no_diffs import NoDiffs
+
+
+class Backoffs:
+    """Seconds between tries while the API server is away: for ever, as Kopf ends the process when there is no next one.
+
+    Never long: a watch that waits longer would be slower than a person who looks.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        """From the beginning, for each request."""
+        return itertools.chain((1, 1, 2, 3), itertools.repeat(5))
 
 
 @kopf.on.startup()
@@ -21,10 +35,10 @@ async def begin(settings: kopf.OperatorSettings, memo: App, **_: Any) -> None:
     settings.execution.max_workers = 1
     # Never put on anything, as no handler needs it; and not ours, or Kopf would take ours off as needless.
     settings.persistence.finalizer = f"{GROUP}/kopf"
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    # A watch that waits longer after the API server was away would be slower than a person who looks.
-    settings.networking.error_backoffs = (1, 1, 2, 3, 5)
+    settings.networking.error_backoffs = Backoffs()
     settings.networking.request_timeout = memo.settings.request_timeout
     settings.watching.label_selectors["batch", "v1", "jobs"] = objects.JOBS_SELECTOR
     await memo.start()

@@ -21,8 +21,8 @@ NOTE_LIMIT = 1000
 
 def write_events(cluster: Cluster, model: EdgeModel, told: tuple[Event, ...], now: datetime) -> None:
     """Post them, in their order."""
-    for event in told:
-        body = event_body(model, event, now)
+    for place, event in enumerate(told):
+        body = event_body(model, event, now, place)
         try:
             cluster.create(events(model.metadata.namespace), body)
         except ConflictError:
@@ -32,15 +32,22 @@ def write_events(cluster: Cluster, model: EdgeModel, told: tuple[Event, ...], no
             log.info("an event of %s was not posted (%s): %s", model.key, error.message, event.message)
 
 
-def event_body(model: EdgeModel, event: Event, now: datetime) -> Body:
-    """One event (core/v1). Named by its content and time, so that posting it twice makes one."""
+def event_body(model: EdgeModel, event: Event, now: datetime, place: int) -> Body:
+    """One event (core/v1), the `place`-th of its pass.
+
+    Named by its time, place and content: so posting it twice makes one, and those of one second are shown in their
+    order (`kubectl describe` sorts by seconds, and leaves the rest as it is listed: by name).
+    """
     meta = model.metadata
     at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     digest = hashlib.sha256(f"{meta.uid} {event.reason} {event.message} {at}".encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{meta.name[:230].rstrip('.-')}.{digest}", "namespace": meta.namespace},
+        "metadata": {
+            "name": f"{meta.name[:220].rstrip('.-')}.{int(now.timestamp()):08x}{place:02x}{digest}",
+            "namespace": meta.namespace,
+        },
         "involvedObject": {
             "apiVersion": API_VERSION,
             "kind": "EdgeModel",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -30,6 +31,8 @@ from .jobs import Jobs
 log = logging.getLogger(__name__)
 #: Between two looks at whether a deleted EdgeModel's pods have ended.
 JOB_ENDS = timedelta(seconds=2)
+#: Nodes that are written at the same time, by all passes together.
+NODE_WRITERS = 8
 
 
 class GoneError(EdgeModelError):
@@ -50,6 +53,7 @@ class Reconciler:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:
+        self._writers = ThreadPoolExecutor(NODE_WRITERS, thread_name_prefix="node")
         self.artifacts = Artifacts()
         self.jobs = Jobs(self.cluster, self.cache, self.settings.job, self.clock)
 
@@ -221,17 +225,23 @@ class Reconciler:
         Raises:
             EdgeModelError: the first failure, after all were tried.
         """
-        failure: EdgeModelError | None = None
-        for name in sorted({a.node for a in actions}):
-            node = self.cache.nodes.get(name)
-            if node is None:
-                continue
-            try:
-                self._write_node(node, [a for a in actions if a.node == name])
-            except EdgeModelError as error:
-                failure = failure or error
+        by_node: dict[str, list[NodeAction]] = {}
+        for action in actions:
+            by_node.setdefault(action.node, []).append(action)
+        # Several at a time: most of a write is waiting, and a wave may be a thousand of them.
+        failures = list(self._writers.map(self._try_to_write, sorted(by_node), (by_node[n] for n in sorted(by_node))))
+        failure = next((f for f in failures if f is not None), None)
         if failure is not None:
             raise failure
+
+    def _try_to_write(self, name: str, actions: list[NodeAction]) -> EdgeModelError | None:
+        node = self.cache.nodes.get(name)
+        if node is not None:
+            try:
+                self._write_node(node, actions)
+            except EdgeModelError as error:
+                return error
+        return None
 
     def _write_node(self, node: EdgeNode, actions: list[NodeAction]) -> None:
         spec = apply_to_spec(node.spec, actions).to_json()

@@ -834,9 +834,9 @@ def _(w: Workshop) -> Spec:
     return {"source": {"uri": "file:model.onnx"}}
 
 
-@case("s3", "s3", "not supported yet", "https")
+@case("claim on a single machine", "pvc://claim/model.onnx", "EDGEMODEL_VOLUMES")
 def _(w: Workshop) -> Spec:
-    return {"source": {"uri": "s3://bucket/model.onnx", "sha256": SHA}}
+    return {"source": {"uri": "pvc://claim/model.onnx"}}
 
 
 @case("download of another digest", "sha256 is", "the manifest says 0000")

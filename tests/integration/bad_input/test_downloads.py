@@ -12,9 +12,10 @@ import pytest
 from edgemodel_api.edgemodel import RemoteFile
 from edgemodel_api.errors import InputError, TransientError
 from edgemodel_compressor import download
-from edgemodel_compressor.download import Download, shown
+from edgemodel_compressor.credentials import Secret
+from edgemodel_compressor.download import Download
+from edgemodel_compressor.remote import HttpsFile, shown
 from edgemodel_compressor.sources import Fetched, fetch_source
-from edgemodel_oci.credentials import Credentials
 
 CONTENT = bytes(range(256)) * 1200
 
@@ -53,7 +54,7 @@ def test_a_server_that_drips_is_given_up(server: Any, tmp_path: Path, monkeypatc
 def test_a_busy_server_is_given_the_time_that_it_asks_for(server: Any) -> None:
     waits: list[float] = []
     sink = _Nowhere()
-    with Download(server.put("m.bin", CONTENT, "busy"), sleep=waits.append) as busy:
+    with Download(_file(server.put("m.bin", CONTENT, "busy")), sleep=waits.append) as busy:
         busy.run(sink)
     assert sink.done == len(CONTENT)
     assert waits == [7.0, 7.0]
@@ -65,15 +66,22 @@ def test_redirects_are_followed(server: Any, tmp_path: Path) -> None:
 
 
 SENT = {
-    "password": (Credentials("user", "secret"), "Basic dXNlcjpzZWNyZXQ="),
-    "token": (Credentials(identity_token="secret"), "Bearer secret"),
+    "password": ({"username": "user", "password": "secret\n"}, "Basic dXNlcjpzZWNyZXQ="),
+    "token": ({"token": "secret"}, "Bearer secret"),
     "nothing": (None, None),
 }
 
 
+def _file(uri: str, secret: Secret | None = None) -> HttpsFile:
+    return HttpsFile(RemoteFile(uri=uri, sha256="0" * 64), secret)
+
+
 @pytest.mark.parametrize("name", SENT)
-def test_credentials_go_to_their_own_host_only(name: str) -> None:
-    credentials, expected = SENT[name]
+def test_credentials_go_to_their_own_host_only(name: str, tmp_path: Path) -> None:
+    keys, expected = SENT[name]
+    for key, value in (keys or {}).items():
+        (tmp_path / key).write_text(value)
+    secret = Secret("web", tmp_path) if keys is not None else None
     seen: dict[str, str | None] = {}
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -82,11 +90,28 @@ def test_credentials_go_to_their_own_host_only(name: str) -> None:
             return httpx.Response(302, headers={"Location": "https://other.example.com/m"})
         return httpx.Response(404)
 
-    getting = Download("https://own.example.com/m", credentials)
+    getting = Download(_file("https://own.example.com/m", secret))
     getting._client = httpx.Client(transport=httpx.MockTransport(answer))
     with getting, pytest.raises(InputError, match="404"):
         getting.run(_Nowhere())
     assert seen == {"own.example.com": expected, "other.example.com": None}
+
+
+@pytest.mark.parametrize("target", ["https://own.example.com:8443/m", "https://own.example.com.evil.example/m"])
+def test_credentials_go_to_their_own_port_only(target: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((str(request.url), request.headers.get("Authorization")))
+        first = len(seen) == 1
+        return httpx.Response(302, headers={"Location": target}) if first else httpx.Response(401)
+
+    getting = Download(_file("https://own.example.com/m", Secret("web", tmp_path)))
+    getting._client = httpx.Client(transport=httpx.MockTransport(answer))
+    with getting, pytest.raises(InputError, match="401 Unauthorized: it was redirected to, and other hosts get no"):
+        getting.run(_Nowhere())
+    assert seen == [("https://own.example.com/m", "Bearer secret"), (target, None)]
 
 
 class _Nowhere:
@@ -120,4 +145,4 @@ def test_unreadable_authorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "ca.pem").write_text("no certificate")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with pytest.raises(InputError, match="SSL_CERT_FILE"):
-        Download("https://example.com/m")
+        _file("https://example.com/m")

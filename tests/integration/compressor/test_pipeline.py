@@ -224,9 +224,6 @@ UNSUPPORTED = {
     "distill": ({"compression": {"steps": [{"distill": {"student": {"width": "50%"}}}]}}, "distill"),
     "TFLite": ({"formats": ["ONNX", "TFLite"]}, "TFLite"),
     "CoreML": ({"formats": ["CoreML"]}, "CoreML"),
-    "s3": ({"source": {"uri": "s3://bucket/model.onnx", "sha256": "0" * 64}}, "s3"),
-    "pvc": ({"source": {"uri": "pvc:claim/model.onnx"}}, "pvc"),
-    "pvc data": ({"data": {"calibration": {"uri": "pvc:claim/x.npz"}}}, "data.calibration.uri: pvc"),
 }
 
 

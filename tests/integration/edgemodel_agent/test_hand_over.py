@@ -25,16 +25,17 @@ POD = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 class Pod:
     """An agent, or a standby, in a process namespace of its own where we may make one."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, *, apart: bool = True) -> None:
         self.log = log
+        self.apart = apart and os.geteuid() == 0
         with open(log, "ab") as out:
-            self.outer = subprocess.Popen([*(POD if os.geteuid() == 0 else []), *command], stdout=out, stderr=out)
+            self.outer = subprocess.Popen([*(POD if self.apart else []), *command], stdout=out, stderr=out)
 
     @property
     def process(self) -> psutil.Process:
         """The agent itself, below `unshare`."""
         outer = psutil.Process(self.outer.pid)
-        return outer.children()[0] if os.geteuid() == 0 else outer
+        return outer.children()[0] if self.apart else outer
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -79,11 +80,12 @@ class NodeUnderTest:
         command += ["--ready-file", str(self.ready(len(self.pods))), *options]
         return self._start(command)
 
-    def stand_by(self) -> Pod:
-        return self._start([sys.executable, "-m", "edgemodel_agent", "standby", "--root", str(self.root)])
+    def stand_by(self, *, apart: bool = True) -> Pod:
+        command = [sys.executable, "-m", "edgemodel_agent", "standby", "--root", str(self.root)]
+        return self._start(command, apart=apart)
 
-    def _start(self, command: list[str]) -> Pod:
-        self.pods.append(Pod(command, self.agent.log))
+    def _start(self, command: list[str], *, apart: bool = True) -> Pod:
+        self.pods.append(Pod(command, self.agent.log, apart=apart))
         return self.pods[-1]
 
     def ready(self, number: int) -> Path:
@@ -192,12 +194,13 @@ def test_a_newcomer_that_is_told_to_end_while_it_waits_ends(node):
     assert not claims.claimed(node.root)
 
 
-def test_the_standby_serves_while_there_is_no_agent_and_is_small_again_afterwards(node, registry, load, ask):
+@pytest.mark.parametrize("apart", [True, False], ids=["a static pod", "a service of the machine"])
+def test_the_standby_serves_while_there_is_no_agent_and_is_small_again_afterwards(node, registry, load, apart):
     target = registry.one("r1", 1.0)
     first = node.start()
     node.agent.assign(target)
     endpoint = node.agent.wait_serving(target).running.endpoint
-    standby = node.stand_by()
+    standby = node.stand_by(apart=apart)
     node.wait("it is reported", lambda: node.agent.status().standby == "Waiting")
     assert node.agent.status().serving == "1/1"
     small = standby.process.memory_info().rss
@@ -245,10 +248,28 @@ def test_after_a_power_cut_the_standby_serves_what_the_store_holds(node, registr
     assert node.agent.model().restarts == 1
 
 
-def answers(ask, endpoint: str) -> bool:
+def test_what_was_unassigned_while_the_node_was_off_goes_with_its_files(node, registry, ask):
+    one, two = registry.one("r1", 1.0), registry.one("r2", 2.0)
+    first = node.start()
+    node.agent.assign(one, two)
+    node.agent.wait_serving(one)
+    gone = node.agent.wait_serving(two, "m2").running.endpoint
+    first.kill()
+    node.agent.assign(one)
+    node.stand_by()
+    node.wait("the standby knows nothing of it", lambda: answers(ask, gone, 2.0))
+    node.start()
+    node.agent.wait_serving(one)
+    node.wait("one server", lambda: len(node.servers()) == 1)
+    node.wait("one file", lambda: len(list((node.root / "files/sha256").iterdir())) == 1)
+    assert not (node.root / "models/default/m2").exists()
+    assert not answers(ask, gone, 2.0)
+
+
+def answers(ask, endpoint: str, value: float = 1.0) -> bool:
     import httpx
 
     try:
-        return ask(endpoint) == 1.0
+        return ask(endpoint) == value
     except httpx.HTTPError:
         return False

@@ -50,7 +50,9 @@ class Objects:
     """What was rendered."""
 
     def __init__(self, text: str) -> None:
-        self.all: list[dict[str, Any]] = [body for body in yaml.safe_load_all(text) if body]
+        self.all: list[dict[str, Any]] = [
+            body for body in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if body
+        ]
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [body for body in self.all if body["kind"] == kind]
@@ -73,11 +75,16 @@ def _command(*, name: str = "edgemodel") -> list[str | Path]:
 
 @pytest.fixture(scope="session")
 def render(helm) -> Callable[..., Objects]:
+    texts: dict[str, str] = {}
+
     def run(*, name: str = "edgemodel", **values: Any) -> Objects:
-        done = helm(*_command(name=name), values=values)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        return Objects(done.stdout)
+        key = json.dumps([name, values])
+        if key not in texts:
+            done = helm(*_command(name=name), values=values)
+            assert done.returncode == 0, done.stderr
+            assert done.stderr == ""
+            texts[key] = done.stdout
+        return Objects(texts[key])
 
     return run
 

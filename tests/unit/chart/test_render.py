@@ -231,10 +231,7 @@ def test_each_node_has_one_agent(render, labels, pool):
 def test_a_pool_has_what_it_names_and_the_rest_of_all(render):
     objects = render(**FULL)
     big = objects.pods()["DaemonSet/edgemodel-agent-big"]["containers"][0]
-    assert big["resources"] == {
-        "limits": {"memory": "8Gi"},
-        **({"requests": big["resources"]["requests"]} if "requests" in big["resources"] else {}),
-    }
+    assert big["resources"] == {"limits": {"memory": "8Gi"}, "requests": {"cpu": "100m", "memory": "256Mi"}}
     assert big["image"].endswith("/edgemodel/agent:" + yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"])
     assert "--recheck=1m" in big["args"]
 

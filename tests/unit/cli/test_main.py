@@ -182,7 +182,15 @@ NOTES = {
         "steps[0].distill is not supported",
     ),
     "formats": ("  formats: [ONNX, TFLite]", "spec.formats: TFLite not supported yet"),
-    "claims": ("  data: {calibration: {uri: 'pvc:claim/x'}}", "spec.data.calibration.uri: pvc: is not supported yet"),
+    "claims": ("  data: {calibration: {uri: 'pvc://claim/x'}}", "looks for it in the folder EDGEMODEL_VOLUMES"),
+    "credentials": (
+        f"  data: {{calibration: {{uri: 's3://bucket/x', sha256: {'a' * 64}, credentialsSecretRef: {{name: keys}}}}}}",
+        "spec.data.calibration.credentialsSecretRef: on this machine its keys are files in ",
+    ),
+    "credentials for nothing": (
+        "  data: {calibration: {uri: 'pvc://claim/x', credentialsSecretRef: {name: keys}}}",
+        "spec.data.calibration.credentialsSecretRef is not used: pvc: needs no credentials",
+    ),
 }
 
 

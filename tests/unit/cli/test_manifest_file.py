@@ -78,7 +78,7 @@ def test_local_path(tmp_path, uri, path):
     )
 
 
-@pytest.mark.parametrize("uri", ["https://example.com/m.onnx", "oci://example.com/m", "oci-layout:///r", "pvc:claim/m"])
+@pytest.mark.parametrize("uri", ["https://example.com/m.onnx", "oci://example.com/m", "oci-layout:///r", "pvc://claim/m", "s3://bucket/m"])
 def test_other_uris_are_no_local_files(tmp_path, uri):
     assert local_path(uri, tmp_path) is None
 

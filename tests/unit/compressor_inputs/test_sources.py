@@ -9,7 +9,7 @@ import pytest
 
 from edgemodel_api.edgemodel import RemoteFile
 from edgemodel_api.errors import InputError
-from edgemodel_api.reasons import DIGEST_MISMATCH, NOT_SUPPORTED
+from edgemodel_api.reasons import DIGEST_MISMATCH
 from edgemodel_compressor.sources import Fetched, fetch_source, local_path
 from edgemodel_oci.reference import Reference
 from edgemodel_oci.repository import open_repository
@@ -67,11 +67,47 @@ def test_a_copy_replaces_what_was_there_only_when_it_is_right(build: Any):
     assert [p.read_bytes() for p in (build.folder / "work").iterdir()] == [b"old"]
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/m.onnx", "pvc:claim/m.onnx"])
-def test_schemes_of_later(build: Any, uri: str):
-    with pytest.raises(InputError, match="use file:, https:, oci: or oci-layout:") as caught:
-        fetch(build, uri, "0" * 64)
-    assert caught.value.reason == NOT_SUPPORTED
+@pytest.fixture
+def claim(build: Any) -> Path:
+    """The folder of the claim `models`."""
+    folder = build.folder / "volumes" / "models"
+    (folder / "v1").mkdir(parents=True)
+    (folder / "v1" / "m x.onnx").write_bytes(b"content")
+    (folder / "current").symlink_to("v1")
+    (build.folder / "secret").write_bytes(b"secret")
+    (folder / "out.onnx").symlink_to(build.folder / "secret")
+    (folder / "up").symlink_to("../..")
+    return folder
+
+
+@pytest.mark.parametrize("path", ["v1/m x.onnx", "current/m x.onnx"])
+def test_a_claim_s_file(build: Any, claim: Path, path: str):
+    found = fetch(build, f"pvc://models/{path}", volumes_dir=claim.parent)
+    assert found.path.read_bytes() == b"content"
+    assert found.folder == claim / "v1", "external data lies beside the file that is meant"
+
+
+CLAIM_FAULTS = {
+    "link out of it": ("models/out.onnx", True, "leads out of the claim models"),
+    "folder out of it": ("models/up/secret", True, "leads out of the claim models"),
+    "missing file": ("models/v2.onnx", True, "there is no file .*beside it: out.onnx"),
+    "folder": ("models/v1", True, "is a folder"),
+    "other claim": ("other/m.onnx", True, "no folder .*/other for the claim other"),
+    "a single machine": ("models/v1/m x.onnx", False, "use file: here, or .* EDGEMODEL_VOLUMES"),
+}
+
+
+@pytest.mark.parametrize("name", CLAIM_FAULTS)
+def test_a_claim_s_faults(build: Any, claim: Path, name: str):
+    path, there, words = CLAIM_FAULTS[name]
+    with pytest.raises(InputError, match=words):
+        fetch(build, f"pvc://{path}", volumes_dir=claim.parent if there else None)
+    assert list((build.folder / "work").iterdir()) == []
+
+
+def test_a_file_uri_in_a_pod(build: Any):
+    with pytest.raises(InputError, match="which no pod sees: use pvc://CLAIM/PATH"):
+        fetch(build, "file:/home/me/m.onnx", in_pod=True)
 
 
 @pytest.fixture

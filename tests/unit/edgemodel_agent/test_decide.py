@@ -64,8 +64,8 @@ CASES = {
         b.assigned("A"), b.state("A"), facts(b, "A", alive=True, borrowed=True, upkeep=d.Work.START), []),
     "its replacement died just now: wait for the back-off": lambda b: (
         b.assigned("A"), b.state("A", crashes=2, last_crash=b.start), facts(b, "A", alive=True, borrowed=True), []),
-    "its file is damaged: leave it until it is here again": lambda b: (
-        b.assigned("A"), b.state("A"), facts(b, alive=True, borrowed=True), []),
+    "its file is damaged: fetch it, while it still serves": lambda b: (
+        b.assigned("A"), b.state("A"), facts(b, alive=True, borrowed=True), [d.Fetch(b.target("A"))]),
     "borrowed, and another target is wanted: both": lambda b: (
         b.assigned("B"), b.state("A"), facts(b, "AB", alive=True, borrowed=True),
         [d.Replace(b.deployed("A")), d.Check(b.target("B"))]),
@@ -156,6 +156,7 @@ def situations(draw):
         "alive": draw(st.booleans()),
         "quiet": draw(st.booleans()),
         "due": draw(st.booleans()),
+        "borrowed": draw(st.booleans()),
     }
 
 
@@ -179,6 +180,7 @@ def built(build, s):
         alive=s["alive"] and bool(s["running"]),
         quiet=s["quiet"],
         recheck_due=s["due"],
+        borrowed=s["borrowed"] and s["alive"] and bool(s["running"]),
     )
     return desired, state, so
 
@@ -209,6 +211,12 @@ def test_what_holds_in_every_state(build, situation):
             case d.Restart(deployed):
                 assert not so.alive, "two servers of one variant"
                 assert so.upkeep is None
+                assert deployed == state.running
+            case d.Replace(deployed):
+                assert so.alive
+                assert so.borrowed, "a server of our own was replaced"
+                assert so.upkeep is None
+                assert d.Recheck not in kinds, "two jobs for one server"
                 assert deployed == state.running
             case d.RollBack(failure):
                 assert state.previous is not None

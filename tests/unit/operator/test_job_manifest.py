@@ -53,7 +53,8 @@ def test_the_plan_tries_again_and_not_kubernetes(built):
 def test_the_contract_comes_back(built):
     job, body = built()
     text = body["spec"]["template"]["metadata"]["annotations"][ANNOTATION_JOB]
-    assert JobSpec.model_validate_json(text) == job
+    expected = job.replace(volumes_dir="/volumes", in_pod=True)
+    assert JobSpec.model_validate_json(text) == expected
 
 
 def test_a_contract_that_fits_nowhere(built):
@@ -75,12 +76,69 @@ def test_secrets_and_registries(built):
     assert "DOCKER_CONFIG" not in str(built()[1])
 
 
-def test_credentials_of_an_oci_source(built):
-    source = {"uri": "oci://registry.example.com/m:1", "credentialsSecretRef": {"name": "pull-model"}}
-    pod = built(source=source)[1]["spec"]["template"]["spec"]
-    environment = {e["name"]: e["value"] for e in pod["containers"][0]["env"]}
-    assert environment["REGISTRY_AUTH_FILE"] == "/credentials/source/config.json"
-    assert next(v for v in pod["volumes"] if v["name"] == "source")["secret"]["secretName"] == "pull-model"
+SHA = "0" * 64
+#: source, calibration and validation → what is mounted where.
+INPUTS = {
+    "nothing": ({}, {}),
+    "credentials that nobody needs": ({"source": ("pvc://c/m.onnx", "s")}, {"/volumes/c": "c"}),
+    "one of each": (
+        {
+            "source": ("oci://registry.example.com/m:1", "pull"),
+            "calibration": ("s3://bucket/x.npz", "s3.keys"),
+            "validation": ("https://example.com/x.npz", "web"),
+        },
+        {"/credentials/source": "pull", "/credentials/calibration": "s3.keys", "/credentials/validation": "web"},
+    ),
+    "the same Secret": (
+        {"source": ("s3://bucket/m", "keys"), "validation": ("s3://bucket/v", "keys")},
+        {"/credentials/source": "keys", "/credentials/validation": "keys"},
+    ),
+    "one claim for all": (
+        {"source": ("pvc://b/m", None), "calibration": ("pvc://b/c", None), "validation": ("pvc://b/v", None)},
+        {"/volumes/b": "b"},
+    ),
+    "two claims": (
+        {"source": ("pvc://source/m", None), "calibration": ("pvc://a.b/c", None)},
+        {"/volumes/source": "source", "/volumes/a.b": "a.b"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_what_the_inputs_need_is_mounted_and_nothing_else(built, name):
+    inputs, expected = INPUTS[name]
+
+    def remote(what):
+        uri, secret = inputs[what]
+        reference = {} if secret is None else {"credentialsSecretRef": {"name": secret}}
+        return {"uri": uri, **({} if uri.startswith("pvc:") else {"sha256": SHA}), **reference}
+
+    source = {"source": remote("source")} if "source" in inputs else {}
+    data = {what: remote(what) for what in inputs if what != "source"}
+    body = built(**source, data=data)[1]
+    pod = body["spec"]["template"]["spec"]
+    volumes = {v["name"]: v for v in pod["volumes"]}
+    assert len(volumes) == len(pod["volumes"]), "names are unique"
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", v) for v in volumes)
+    mounts = {m["mountPath"]: m for m in pod["containers"][0]["volumeMounts"]}
+    assert {m["name"] for m in mounts.values()} == set(volumes)
+    found = {}
+    for path, mount in mounts.items():
+        volume = volumes[mount["name"]]
+        if path in ("/work", "/contract"):
+            continue
+        assert mount["readOnly"] is True
+        if "secret" in volume:
+            assert volume["secret"]["defaultMode"] == 0o440
+            found[path] = volume["secret"]["secretName"]
+        else:
+            assert volume["persistentVolumeClaim"]["readOnly"] is True
+            found[path] = volume["persistentVolumeClaim"]["claimName"]
+    assert found == expected
+    contract = JobSpec.model_validate_json(body["spec"]["template"]["metadata"]["annotations"][ANNOTATION_JOB])
+    assert contract.credentials == {
+        path.removeprefix("/credentials/"): path for path in expected if path.startswith("/credentials/")
+    }
 
 
 NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?", fullmatch=True)

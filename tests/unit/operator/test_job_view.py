@@ -141,3 +141,42 @@ def test_the_plan_tells_why(model_body, node_body, recorded):
         return get_condition(planned.status.conditions, "Compressed").message
 
     assert message("no node takes its pod") == f"{message('')}; no node takes its pod"
+
+
+def waiting(volumes, *, ready: str | None = "False"):
+    conditions = [{"type": "PodScheduled", "status": "True"}]
+    if ready is not None:
+        conditions.append({"type": "PodReadyToStartContainers", "status": ready})
+    return {
+        "metadata": {},
+        "spec": {"volumes": volumes},
+        "status": {
+            "conditions": conditions,
+            "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}],
+        },
+    }
+
+
+MOUNTED = [
+    {"name": "work", "emptyDir": {}},
+    {"name": "source", "secret": {"secretName": "models-s3"}},
+    {"name": "validation", "secret": {"secretName": "models-s3"}},
+    {"name": "claim-0", "persistentVolumeClaim": {"claimName": "data"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("ready", "note"),
+    [
+        ("False", "its pod waits for the Secret models-s3 and the claim data: create what is missing"),
+        ("True", ""),
+        (None, ""),
+    ],
+    ids=["volumes", "image", "unknown"],
+)
+def test_a_pod_that_waits_for_its_volumes(recorded, ready, note):
+    job = copy.deepcopy(recorded["refused"]["job"])
+    job["status"]["conditions"] = []
+    found = job_view(job, [waiting(MOUNTED, ready=ready)]).note
+    assert found.startswith(note)
+    assert bool(found) == bool(note)

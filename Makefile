@@ -75,6 +75,9 @@ lock: $(STAMP) ## Write requirements.lock from pyproject.toml
 bench: $(STAMP) ## Our variants beside the peers' on real models; refreshes the table in README.md
 	@$(BIN)/python benchmarks/compress.py --update-readme
 
+bench-fleet: $(STAMP) ## The operator with NODES=100,1000 simulated agents on the cluster that KUBECONFIG names: time, CPU, requests
+	@$(BIN)/python benchmarks/fleet.py $(if $(NODES),--nodes $(NODES))
+
 bench-images: $(STAMP) ## Size of the images, memory of an agent at rest, beside what users pick instead (root, buildah)
 	@$(BIN)/python benchmarks/images.py
 

@@ -1,15 +1,11 @@
 """The operator with a large fleet, on a real API server: how long, how much CPU, how many requests.
 
-    KUBECONFIG=… python benchmarks/fleet.py [--nodes 100,1000,3000] [--rest 60] [--daemonset]
+    KUBECONFIG=… python benchmarks/fleet.py [--nodes 100,1000,3000] [--rest 60]
 
 The operator is the real process, with an account of its own by which its requests are found in the API server's audit
 log. The nodes are `fleet_nodes.py`: 5 % have a slow link, 1 % fail their checks, 3 % are offline and come back during
 the second rollout. Measured: installing a first revision, rolling a second one over it, and a time of rest in which
 nodes only report.
-
---daemonset: beside it what people use instead, a DaemonSet of as many pods on KWOK nodes, rolled over by
-`kubectl rollout` with the same maxUnavailable; the requests are those of its controller, of the scheduler and of
-kubectl (kubelets are KWOK's, and not counted).
 """
 
 from __future__ import annotations
@@ -55,7 +51,6 @@ def main() -> int:
     parser.add_argument(
         "--rest", type=float, default=60, help="seconds of rest that are measured (default: %(default)s)"
     )
-    parser.add_argument("--daemonset", action="store_true", help="a DaemonSet on KWOK nodes beside it")
     parser.add_argument("--audit-log", type=Path, help="the API server's; default: the test bed's")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
@@ -75,8 +70,6 @@ def main() -> int:
     for count in (int(n) for n in given.nodes.split(",")):
         with Bench(cluster, audit, count) as bench:
             asyncio.run(bench.run(given.rest))
-        if given.daemonset:
-            daemonset(cluster, audit, count)
     return 0
 
 
@@ -363,56 +356,6 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 60) ->
         if time.monotonic() > deadline:
             raise SystemExit(f"fleet: not within {seconds:.0f} s: {what}")
         await asyncio.sleep(0.3)
-
-
-def daemonset(cluster: Cluster, audit: Audit, count: int) -> None:
-    """As many pods on KWOK nodes, from one image to another."""
-    simulated = "edgemodel.dev/testbed-simulated"
-    nodes = cluster.listed(objects.NODES, selector=f"{simulated}=true")[0]
-    if len(nodes) != count:
-        print(f"  no DaemonSet: {len(nodes)} KWOK nodes, not {count}: make cluster NODES={count + 3}", file=sys.stderr)
-        return
-    namespace = f"fleet-{uuid.uuid4().hex[:6]}"
-    cluster.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-    path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets"
-    template = {
-        "metadata": {"labels": {"app": "d"}},
-        "spec": {
-            "nodeSelector": {simulated: "true"}, "tolerations": [{"operator": "Exists"}],
-            "containers": [{"name": "c", "image": "registry.example.com/model:1"}],
-        },
-    }  # fmt: skip
-    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": MAX_UNAVAILABLE}}
-    spec = {"selector": {"matchLabels": {"app": "d"}}, "template": template, "updateStrategy": strategy}
-    cluster.create(path, {"metadata": {"name": "d"}, "spec": spec})
-
-    def there() -> bool:
-        body = cluster.get(f"{path}/d")
-        found = body.get("status") or {}
-        numbers = {found.get(k, 0) for k in ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable")}
-        return found.get("observedGeneration") == body["metadata"]["generation"] and numbers == {count}
-
-    try:
-        for phase, image in (("install", "1"), ("update", "2")):
-            audit.skip()
-            begin = time.monotonic()
-            container = {"name": "c", "image": f"registry.example.com/model:{image}"}
-            patch = {"spec": {"template": {"spec": {"containers": [container]}}}}
-            cluster.merge(f"{path}/d", patch)
-            wait(there, "the DaemonSet", 1800)
-            seconds = time.monotonic() - begin
-            time.sleep(0.5)
-            requests = audit.requests("daemon-set-controller|kube-scheduler")
-            total = sum(n for k, n in requests.items() if "leases" not in k)
-            told = ", ".join(f"{k} {n}" for k, n in requests.most_common(5))
-            print(
-                f"| {count} | DaemonSet {phase} | {seconds:.1f} s | {count / seconds:.1f} | | | | {total} ({told}) | "
-                f"{total / count:.2f} requests a node |",
-                flush=True,
-            )
-    finally:
-        body = cluster.get(f"/api/v1/namespaces/{namespace}")
-        cluster.delete(f"/api/v1/namespaces/{namespace}", uid=body["metadata"]["uid"])
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -72,8 +75,14 @@ def base(architecture: str = "amd64") -> str:
         StartError: this machine cannot run that architecture's programs, or debootstrap failed.
     """
     name = f"{BASE}:{s.DEBIAN_RELEASE}-{architecture}-{BASE_VERSION}"
-    if run("buildah", "images", "-q", name, check=False).strip():
-        return name
+    if not identity(name):
+        with one_at_a_time("base"):
+            if not identity(name):
+                _make_base(name, architecture)
+    return name
+
+
+def _make_base(name: str, architecture: str) -> None:
     if architecture == "arm64" and not emulation.native() and not emulation.ENTRY.exists():
         raise StartError("arm64 programs do not run on this machine: start the test bed first (make cluster)")
     print(f"making the base image for {architecture} (about a minute, once) …", file=sys.stderr)
@@ -91,7 +100,20 @@ def base(architecture: str = "amd64") -> str:
         run("buildah", "commit", "-q", "--rm", container, name)
     finally:
         run("rm", "-rf", folder)
-    return name
+
+
+def identity(image: str) -> str:
+    """Of an image in buildah's store; empty if there is none."""
+    return run("buildah", "images", "--quiet", "--no-trunc", image, check=False).strip()
+
+
+@contextlib.contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Whoever else builds that on this machine waits, or is waited for."""
+    s.cache_dir().mkdir(parents=True, exist_ok=True)
+    with open(s.cache_dir() / f"{what}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def push_image(image: str, *, name: str = "") -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import fcntl
 import shutil
 import sys
 import tempfile
@@ -56,29 +55,13 @@ def project_images(bed: s.Bed | None = None, only: tuple[str, ...] = ()) -> dict
     """
     if bed is not None and not bed.kubeconfig.exists():
         raise StartError("images go to the test bed's registry: start the bed first (testbed/cluster.py up)")
-    found = {}
-    with _lock():
-        for name in only or names():
-            local = _registry() if name == "registry" else _role(name)
-            found[name] = _push(local)
-    return found
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    s.cache_dir().mkdir(parents=True, exist_ok=True)
-    with open(s.cache_dir() / "images.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    if unknown := set(only) - set(names()):
+        raise StartError(f"no image {', '.join(sorted(unknown))}: there are {', '.join(names())}")
+    return {name: _push(_registry() if name == "registry" else role_image(name)) for name in only or names()}
 
 
 def role_image(name: str) -> str:
-    """The image of a role, or `agent-arm64`, in buildah's store; built if it is not there."""
-    with _lock():
-        return _role(name)
-
-
-def _role(name: str) -> str:
+    """The image of a role, or `agent-arm64`, in buildah's store; built if it is not there. Waits for nobody if it is."""
     role, _, suffix = name.partition("-")
     native = "arm64" if emulation.native() else "amd64"
     architecture = suffix or native
@@ -86,24 +69,32 @@ def _role(name: str) -> str:
     with tempfile.TemporaryDirectory(prefix="em-context-") as scratch:
         # A copy, so that the digest is of what is built, whoever edits meanwhile.
         context = Path(scratch)
-        digest = sha256("\n".join([architecture, _identity(base), _identity(build_base)]).encode())
+        digest = sha256("\n".join([architecture, images.identity(base), images.identity(build_base)]).encode())
         for path in _copy(role, context):
             content = path.read_bytes()
             digest.update(f"\n{path.relative_to(context)} {len(content)}\n".encode() + content)
         local = f"localhost/edgemodel/{name}:{digest.hexdigest()[:16]}"
-        if _identity(local):
+        if images.identity(local):
             return local
-        begin = time.monotonic()
-        with _pip_secrets() as secrets:
-            run(
-                "nice", "-n", "10", "buildah", "build", "--quiet", "--layers", "--network=host",
-                f"--platform=linux/{architecture}", f"--build-arg=BUILDPLATFORM=linux/{native}",
-                f"--build-arg=BASE={base}", f"--build-arg=BUILD_BASE={build_base}", *secrets,
-                f"--target={role}", f"--tag={local}", context,
-            )  # fmt: skip
-        print(f"built {name} in {time.monotonic() - begin:.0f} s", file=sys.stderr)
-    _forget_older(local)
+        with images.one_at_a_time("images"):
+            if not images.identity(local):
+                _build(local, role, context, bases=(build_base, base), platforms=(native, architecture))
+                _forget_older(local)
     return local
+
+
+def _build(local: str, role: str, context: Path, *, bases: tuple[str, str], platforms: tuple[str, str]) -> None:
+    """`bases` and `platforms`: the one that builds, and the one that it is for."""
+    begin = time.monotonic()
+    with _pip_secrets() as secrets:
+        run(
+            "nice", "-n", "10", "buildah", "build", "--quiet", "--layers", "--network=host",
+            f"--platform=linux/{platforms[1]}", f"--build-arg=BUILDPLATFORM=linux/{platforms[0]}",
+            f"--build-arg=BASE={bases[1]}", f"--build-arg=BUILD_BASE={bases[0]}", *secrets,
+            f"--target={role}", f"--tag={local}", context,
+        )  # fmt: skip
+    name = local.rpartition(":")[0].rpartition("/")[2]
+    print(f"built {name} in {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
 
 def _copy(role: str, context: Path) -> list[Path]:
@@ -121,7 +112,7 @@ def _registry() -> str:
     program = build.program("registry")
     digest = sha256(f"{program.parent.name} {program.stat().st_size} {REGISTRY_DOCKERFILE}".encode())
     local = f"localhost/edgemodel/registry:{digest.hexdigest()[:16]}"
-    if _identity(local):
+    if images.identity(local):
         return local
     with tempfile.TemporaryDirectory(prefix="em-context-") as scratch:
         context = Path(scratch)
@@ -130,11 +121,6 @@ def _registry() -> str:
         shutil.copy2(program, context / "registry")
         run("buildah", "build", "--quiet", f"--tag={local}", context)
     return local
-
-
-def _identity(image: str) -> str:
-    """Of an image in buildah's store; empty if there is none."""
-    return run("buildah", "images", "--quiet", "--no-trunc", image, check=False).strip()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ FOLDERS = (
     "/run", "/run/netns", "/run/containerd", "/run/containerd/s", "/var/lib", "/var/lib/kubelet", "/var/lib/cni",
     "/var/log", "/var/log/pods", "/var/log/containers", "/sys/class/net", "/proc/sys/fs/binfmt_misc", "/etc/cni", "/opt/cni",
 )  # fmt: skip
-COMMANDS = ("ip -4 route", "ip link show type bridge", "losetup -a", "iptables -S", "iptables -t nat -S")
+COMMANDS = ("ip -4 route", "ip -o link show type bridge", "losetup -a", "iptables -S", "iptables -t nat -S")
 
 
 def ours(bed) -> set[str]:

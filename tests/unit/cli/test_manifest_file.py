@@ -78,7 +78,9 @@ def test_local_path(tmp_path, uri, path):
     )
 
 
-@pytest.mark.parametrize("uri", ["https://example.com/m.onnx", "oci://example.com/m", "oci-layout:///r", "pvc://claim/m", "s3://bucket/m"])
+@pytest.mark.parametrize(
+    "uri", ["https://example.com/m.onnx", "oci://example.com/m", "oci-layout:///r", "pvc://claim/m", "s3://bucket/m"]
+)
 def test_other_uris_are_no_local_files(tmp_path, uri):
     assert local_path(uri, tmp_path) is None
 
@@ -114,3 +116,14 @@ def test_bad_manifest_paths(folder, name, message):
     with pytest.raises(InputError) as caught:
         read_manifest(folder / name)
     assert message in caught.value.message
+
+
+def test_a_bad_condition_is_told_with_its_place(folder):
+    path = write(folder)
+    path.write_text(
+        f"{path.read_text()}  rollout: {{analysis: [{{name: e, query: q, successCondition: value = 1}}]}}\n"
+    )
+    with pytest.raises(
+        InputError, match=r"analysis\[0\]\.successCondition: 'value = 1': column 7: '=' is not understood"
+    ):
+        read_manifest(path)

@@ -38,7 +38,8 @@ def test_all_go_back_when_more_fail_than_may(rolled_out_natively, one_bad_node):
     assert "GoldenMismatch" in stalled["message"], stalled
     # Nodes that had switched are back, and the application never noticed which: Ready says how many serve the old one.
     wait(lambda: model.running() == served, lambda: f"{model.running()}, {model.told()}", 60)
-    assert model.says("Ready")["message"].startswith(f"revision {old} goes on serving on {len(served)}/"), model.told()
+    ready = model.says("Ready")
+    assert ready["message"].startswith(f"{len(served)}/{len(served)} nodes serve revision {old}"), model.told()
     assert [h["result"] for h in status["history"] if h["revision"] == status["revision"]] == ["RolledBack"]
     assert any(e.startswith(("RolledBack", "RollingBack")) for e in model.events()), model.events()
 

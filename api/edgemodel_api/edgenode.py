@@ -198,7 +198,8 @@ class EdgeNodeStatus(StatusModel):
     last_report_time: datetime | None = None
     serving: str = Field("", description="Models that answer, of those that are assigned: `2/3`.")
     standby: StandbyState | None = Field(
-        None, description="What serves when the node boots without the API server; absent: not asked for, or not known yet."
+        None,
+        description="What serves when the node boots without the API server; absent: not asked for, or not known yet.",
     )
     models: Annotated[tuple[ModelStatus, ...], ListMap(("namespace", "name"))] = ()
     trials: Annotated[tuple[TrialStatus, ...], ListMap(("namespace", "name"))] = ()

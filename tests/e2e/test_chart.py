@@ -134,7 +134,7 @@ def test_an_agent_does_not_say_what_its_node_runs(
 
 
 @pytest.fixture
-def volume(place: Place) -> Iterator[dict[str, Any]]:
+def volume(place: Place, release: Release) -> Iterator[dict[str, Any]]:
     """Values of the registry's persistence: on the bed, which makes no volumes, one by hand."""
     if place.bed is None:
         yield {"size": "1Gi"}
@@ -169,6 +169,7 @@ def volume(place: Place) -> Iterator[dict[str, Any]]:
         }
     )
     yield {"size": "1Gi", "storageClass": "-"}
+    release.uninstall()  # a claim that a pod uses is not deleted
     place.kube.kubectl("-n", NAMESPACE, "delete", "pvc", "edgemodel-registry", "--ignore-not-found")
     place.kube.kubectl("delete", "pv", VOLUME, "--ignore-not-found")
     shutil.rmtree(folder)
@@ -237,14 +238,14 @@ def test_install_upgrade_uninstall(
 
     with a_namespace(kube, "e2e-chart") as namespace:
         # Superseded while its Job runs: it is ended.
-        model = Model(kube, namespace, "m", spec_of(sources))
+        model = Model(kube, namespace, "m", spec_of(sources, {"matchLabels": {"edgemodel.dev/agent": "true"}}))
         model.apply()
         model.until("Compressed", "False", "Compressing")
         first = model.jobs()
         model.apply(compression=steps(40))
         wait(lambda: not {j["metadata"]["uid"] for j in first} & {j["metadata"]["uid"] for j in model.jobs()},
              "the end of the superseded Job")  # fmt: skip
-        model.ready(300)
+        model.ready()
         assert sorted(model.running()) == nodes
         revision, jobs = set(model.running().values()), {j["metadata"]["uid"] for j in model.jobs()}
 

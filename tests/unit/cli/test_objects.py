@@ -51,7 +51,7 @@ def test_agent_and_store_understand_each_other(store, make_node, now, tmp_path):
     agent.register({"site": "north"})
     spec = make_node("n1", "Serving").spec
     store.write_node_spec(store.read_node("n1"), spec)
-    assert agent.read_desired() == (1, spec)
+    assert agent.read_desired()[:2] == (1, spec)
     agent.write_status(EdgeNodeStatus(observed_generation=1, last_report_time=now))
     (node,) = store.nodes()
     assert (node.metadata.labels, node.metadata.generation, node.spec) == ({"site": "north"}, 1, spec)

@@ -242,6 +242,7 @@ class Bench:
             await asyncio.wait({playing, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if playing.done():
                 playing.result()
+            playing.add_done_callback(_died)
             await self._roll("install", "a")
             back = asyncio.get_running_loop().call_later(5, fleet.come_back)
             await self._roll("update", "b")
@@ -326,6 +327,12 @@ class Bench:
                      "state": {"terminated": ended}}  # fmt: skip
         status = {"phase": "Succeeded", "containerStatuses": [container]}
         self.cluster.merge(f"{objects.pods(self.namespace)}/{name}/status", {"status": status})
+
+
+def _died(playing: asyncio.Task[None]) -> None:
+    """Without its nodes, nothing that is measured means anything."""
+    if not playing.cancelled() and playing.exception() is not None:
+        print(f"fleet: the simulated nodes are dead: {playing.exception()!r}", file=sys.stderr, flush=True)
 
 
 def _digest(text: str) -> str:

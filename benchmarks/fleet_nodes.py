@@ -132,7 +132,7 @@ class Fleet:
 
         await asyncio.gather(*(make(n) for n in self.nodes.values()))
 
-    async def _patch(self, node: Node, status: Json) -> None:
+    async def _patch(self, node: Node, status: Json) -> bool:
         kind = {"Content-Type": "application/merge-patch+json"}
         answer = await self.http.patch(
             f"{PATH}/{node.name}/status", content=json.dumps({"status": status}), headers=kind
@@ -140,30 +140,44 @@ class Fleet:
         node.reported = asyncio.get_running_loop().time()
         node.writes += 1
         self.writes += 1
-        self.failed_writes += answer.status_code != httpx.codes.OK
+        return answer.status_code == httpx.codes.OK
 
     async def _write(self) -> None:
         while True:
             node = await self.queue.get()
             self.queued.discard(node.name)
-            if not node.silent:
-                with contextlib.suppress(httpx.HTTPError):
-                    await self._patch(node, node.status())
+            if node.silent:
+                continue
+            try:
+                written = await self._patch(node, node.status())
+            except httpx.HTTPError:
+                written = False
+            if not written:
+                # As agents do: the newest status is tried again until it is written.
+                self.failed_writes += 1
+                self.later(1.0, lambda node=node: self.say(node))
 
     async def _watch(self) -> None:
+        """List and watch, anew whenever the stream ends, as it does when the API server is short of time."""
+        while True:
+            with contextlib.suppress(httpx.HTTPError, KeyError):
+                await self._look()
+            await asyncio.sleep(1)
+
+    async def _look(self) -> None:
         query = {"labelSelector": f"pool={self.pool}"}
         listed = (await self.http.get(PATH, params=query)).json()
         version = listed["metadata"]["resourceVersion"]
         for body in listed["items"]:
             self._told(body)
-        while True:
-            params = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
-            async with self.http.stream("GET", PATH, params=params, timeout=None) as answer:
-                async for line in answer.aiter_lines():
-                    event = json.loads(line)
-                    version = event["object"]["metadata"].get("resourceVersion", version)
-                    if event["type"] in ("ADDED", "MODIFIED"):
-                        self._told(event["object"])
+        params = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        async with self.http.stream("GET", PATH, params=params, timeout=None) as answer:
+            async for line in answer.aiter_lines():
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    return
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    self._told(event["object"])
 
     # --- what agents do
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,20 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """With all that is in it; the one above it goes, too, if nothing else is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+def remove_file(path: Path) -> None:
+    """If it is there; the folder goes, too, if nothing else is in it."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,10 +18,10 @@ from pydantic import ValidationError
 from edgemodel_api.edgenode import AssignedModel, AssignedTrial, EdgeNodeSpec, EdgeNodeStatus
 from edgemodel_api.errors import InputError
 
-from . import claims, hardware, report
+from . import claims, hardware, report, server_logs
 from .decide import Work
 from .endpoint import Endpoint
-from .files import read_json, write_json
+from .files import read_json, remove_folder, write_json
 from .foreign import ForeignServer, find_all
 from .health import Health
 from .hosting import empty, host
@@ -166,7 +165,7 @@ class Agent:
                 state = ModelState.model_validate(read_json(path / "state.json"))
             except ValidationError:
                 # A model that was being removed, or whose first state was never written.
-                shutil.rmtree(path, ignore_errors=True)
+                remove_folder(path)
                 continue
             self.models[state.key] = ModelRunner(self.node, state)
         for path in sorted((self.options.root / "trials").glob("*/*.json")):
@@ -257,6 +256,7 @@ class Agent:
                 log.info("%d bytes of content that nothing needs were removed", freed)
         if time.monotonic() >= self._next_sweep and not jobs:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
+            server_logs.tidy(self.options.root, {r.state.key for r in runners})
             self.node.retire_strays(s for r in runners for s in r.servers())
 
     def status(self, now: datetime) -> EdgeNodeStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -46,11 +47,26 @@ def bind_listener(address: str, port: int | None) -> socket.socket:
 
 def port_error(address: str, port: int | None, error: OSError) -> RefusedError:
     """What the system says of a port, and what to change."""
+    holder = _holder(port) if error.errno == errno.EADDRINUSE and port else ""
     return RefusedError(
-        f"port {port} at {address or 'any address'} cannot be used ({error.strerror}):"
+        f"port {port} at {address or 'any address'} cannot be used ({error.strerror}{holder}):"
         " free it, or set another serving.port",
         reason=reasons.PORT_UNAVAILABLE,
     )
+
+
+def _holder(port: int) -> str:
+    """Who listens there, for a message: another model's server, or a program that this user may look at."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for found in psutil.net_connections("tcp"):
+            if found.status != psutil.CONN_LISTEN or tuple(found.laddr)[1:2] != (port,) or not found.pid:
+                continue
+            process = psutil.Process(found.pid)
+            line = process.cmdline()
+            if SERVER_MODULE in line and "--name" in line:
+                return f" by the model {line[line.index('--name') + 1]}"
+            return f" by {process.name()}, process {found.pid}"
+    return ""
 
 
 def port_of(listener: socket.socket) -> int:
@@ -161,7 +177,8 @@ def spawn(
     command += ["--threads", str(threads)] if threads else []
     command += ["--fault", fault] if fault else []
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as out:
+    log.unlink(missing_ok=True)  # the last start's may still be written to
+    with open(log, "ab") as out:  # appended to: `server_logs` shortens it meanwhile
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import shutil
 import socket
 import time
 from datetime import datetime
@@ -22,7 +21,7 @@ from .checks import CheckFailedError
 from .decide import Action, Facts, Work
 from .faults import Fault
 from .fetch import failure_of, next_retry
-from .files import write_json
+from .files import remove_folder, write_json
 from .files_mode import laid_down, lay_down, tidy
 from .jobs import CancelledError, Job
 from .node import Node
@@ -239,7 +238,7 @@ class ModelRunner:
             return  # the next pass, when they ended
         (self.folder / "state.json").unlink(missing_ok=True)
         self.slot.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
         self.removed = True
         self.node.collect = True
 

@@ -24,7 +24,7 @@ from .checks import (
 )
 from .decide import Facts, Work
 from .fetch import failure_of, next_retry
-from .files import write_json
+from .files import remove_file, write_json
 from .jobs import CancelledError, Job
 from .measured import measured_of
 from .node import Node
@@ -150,7 +150,7 @@ class TrialRunner:
         if desired is None or desired.revision != self.state.revision:
             self.stop()
             if self.job is None and desired is None:
-                self.path.unlink(missing_ok=True)
+                remove_file(self.path)
                 self.removed = self.node.collect = True
             elif self.job is None and desired is not None:
                 self.save(TrialState(namespace=desired.namespace, name=desired.name, revision=desired.revision))

@@ -30,6 +30,7 @@ from .jobs import Job
 from .measured import Latency
 from .node import Node
 from .processes import BACKLOG, ServerProcess, control_name, spawn
+from .server_logs import log_path
 from .state import Deployed
 from .store import Loaded
 
@@ -68,7 +69,7 @@ def launch(
             digest=target.digest,
             listener=listener,
             control=node.runtime / control_name(key, target.digest),
-            log=node.options.root / "logs" / f"{key.replace('/', '_')}-{target.digest[7:19]}.log",
+            log=log_path(node.options.root, key, target.digest),
             threads=node.options.server_threads,
             fault=fault,
         )

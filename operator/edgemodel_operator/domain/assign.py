@@ -121,8 +121,13 @@ def _assigned(observed: Observed, m: Member, target: ArtifactTarget, swap: Swap)
 
 
 def _attempt(m: Member, target: ArtifactTarget) -> int:
-    """1, unless these very bytes failed here before: then one more than that, or the node would not try."""
-    r = m.reported
-    if r is not None and r.digest == target.digest and r.state is TargetState.FAILED:
-        return r.attempt + 1
-    return 1
+    """1, unless the last report speaks of these very bytes already: then one more than that.
+
+    If they failed here before, the node would not try otherwise. If it was told something else since, the report is
+    older than that: what it runs by now is not known, so it must not be taken for the answer to what it is told now.
+    """
+    r, told = m.reported, m.assigned
+    if r is None or r.digest != target.digest:
+        return 1
+    answers = told is not None and told.target.digest == target.digest
+    return 1 if answers and r.state is not TargetState.FAILED else r.attempt + 1

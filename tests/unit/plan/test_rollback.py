@@ -179,3 +179,23 @@ def test_the_history_is_bounded_and_keeps_the_way_back(make, updated):
     assert kept[0].revision == f"r{3 * HISTORY_LIMIT - 1}"
     assert history.last_good(kept) == good
     assert history.last_good(kept, but=world.first) is None
+
+
+def test_a_report_from_before_is_no_answer(make, updated):
+    """n1 was put back to A and its report is late; told of B again, its old report of B must not count."""
+    world = updated
+    bad = world.status.revision
+    bad_everywhere(make, world, "crashing", ["n0"])
+    world.run(until=lambda w: w.node("n1").assigned.target.revision == w.first)
+    world.node("n1").report = lambda now: None
+    for _ in range(4):
+        world.node("n1").step(world.now)
+    assert "n1" in world.serving(world.first)
+    world.node("n0").crashing = set()
+    world.annotate(retry="again")
+    world.run(turns=20)
+    assert (world.status.revision, world.is_true(r.READY)) == (bad, False), world.message(r.READY)
+    assert world.status.nodes.updated == 3
+    del world.node("n1").report
+    world.run(until=lambda w: w.is_true(r.ROLLED_OUT) or w.status.nodes.updated == 4)
+    assert world.serving(bad) == ["n0", "n1", "n2", "n3"]

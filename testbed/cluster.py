@@ -175,6 +175,8 @@ def act(machine: Machine, command: str) -> None:
         machine.fill(LEAVE)
     elif command == "drain":
         machine.drain()
+        if machine.alive():  # its kubelet removed what no pod used, and no registry has this one
+            machine.import_image(images.pause())
     else:
         machine.power_off()
         machine.boot()

@@ -120,6 +120,32 @@ def test_the_api_server_is_away_for_a_while(cluster, operator, link, model, agen
     assert len(all_jobs()) == 1
 
 
+def test_what_was_silent_while_nobody_could_hear_it(cluster, operator, link, model, agents):
+    """The operator is cut off for longer than a node may be silent, in a wave: no revision has to go for that."""
+    operator.more = ("--offline-after", "25s")
+    operator.start()
+    model.apply(rollout={"waves": [{"nodes": 2, "soak": "5m"}, {"nodes": "100%"}]})
+    wait(lambda: model.says("Compressed", "False", "Compressing"), "the Job", agents=agents)
+    model.finish_job()
+    wait(lambda: model.says("Reconciling", reason="Soaking"), "the soak", agents=agents)
+
+    def go_on(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for agent in agents:
+                agent.step()
+            time.sleep(0.5)
+
+    link.down()
+    go_on(35)
+    link.up()
+    go_on(15)
+    status = model.read().status
+    assert not status.rollout.rolled_back, status.rollout.message
+    assert status.nodes.failed == status.nodes.offline == 0
+    assert model.says("Reconciling", reason="Soaking")
+
+
 def test_a_watch_that_dies_without_a_word(cluster, operator, link, model, agents):
     """The connections stay, and nothing comes through them any more: the next listing sees what they should have said."""
     operator.more = ("--resync", "4s", "--request-timeout", "2s")

@@ -78,7 +78,7 @@ def again(observed: Observed, m: Member, *, retries: int) -> Member:
     if m.assigned is None:
         return m
     attempt = max(m.assigned.attempt, m.reported.attempt if m.answer is not None and m.reported is not None else 0)
-    return m.with_assigned(m.assigned.replace(attempt=attempt + 1, retries=retries, assigned_at=observed.now))
+    return m.with_assigned(m.assigned.replace(attempt=_after(attempt), retries=retries, assigned_at=observed.now))
 
 
 def withhold(observed: Observed, m: Member) -> Member:
@@ -130,4 +130,9 @@ def _attempt(m: Member, target: ArtifactTarget) -> int:
     if r is None or r.digest != target.digest:
         return 1
     answers = told is not None and told.target.digest == target.digest
-    return 1 if answers and r.state is not TargetState.FAILED else r.attempt + 1
+    return 1 if answers and r.state is not TargetState.FAILED else _after(r.attempt)
+
+
+def _after(attempt: int) -> int:
+    """The next one. Reports are hostile: one that the API server would not store as a number begins anew."""
+    return attempt + 1 if 0 <= attempt < 1 << 31 else 1

@@ -55,7 +55,8 @@ class Observed:
 
     `now` is an aware datetime. `nodes` are all EdgeNodes; the pool is selected inside. `job` is that of the revision
     that `resolve.wanted_revision` names, or None if there is none. `measurements`: of the probes that an earlier plan
-    asked for; those that were counted already may be among them.
+    asked for; those that were counted already may be among them. `heard_since`: from when on nodes could be heard
+    without a gap (the operator was up, the API server answered); None: always.
     """
 
     now: datetime
@@ -64,3 +65,4 @@ class Observed:
     job: JobView | None
     settings: Settings
     measurements: tuple[Measurement, ...] = ()
+    heard_since: datetime | None = None

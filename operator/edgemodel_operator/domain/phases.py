@@ -42,13 +42,19 @@ def decide(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Outcome:
     except InputError as error:
         return _held(observed, status, pool, Say(reasons.INVALID_INPUT, error.message))
     if not pool:
-        return _waiting(pool, status, Say(reasons.NO_NODES, "spec.nodePool.selector selects none of the EdgeNodes"))
+        return _waiting(pool, status, Say(reasons.NO_NODES, _no_nodes(observed)))
     if not status.revision:
         return _waiting(pool, status, Say(reasons.NO_PLATFORM, _no_platform(observed, pool)))
     job = compress(observed, status, status.platforms)
     if not job.done:
         return _compressing(observed, pool, job)
     return _after_compression(observed, job.status, pool, Flag(True, Say(job.reason, job.message)), window)
+
+
+def _no_nodes(observed: Observed) -> str:
+    if not observed.nodes:
+        return "there are no EdgeNodes yet: a node that is labelled for EdgeModel gets an agent, and that makes one"
+    return "spec.nodePool.selector selects none of the EdgeNodes: kubectl get edgenodes --show-labels"
 
 
 def _after_compression(

@@ -62,7 +62,7 @@ def plan(observed: Observed) -> Plan:
         actions += _differences(observed, before, after)
     for m in others:
         actions += _differences(observed, m, m.with_assigned(None).with_trial(None))
-    wakes = [w for w in (*outcome.wakes, goes_offline_at(pool, observed.settings.offline_after)) if w and w > now]
+    wakes = [w for w in (*outcome.wakes, goes_offline_at(pool)) if w and w > now]
     return Plan(tuple(actions), status, events_of(model.status, status), min(wakes, default=None), outcome.probes)
 
 

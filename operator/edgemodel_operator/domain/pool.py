@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 
+from edgemodel_api.edgemodel_status import RolloutStatus
 from edgemodel_api.edgenode import (
     AssignedModel,
     AssignedTrial,
@@ -49,6 +50,7 @@ class Member:
 
     name: str
     node: EdgeNode
+    online_until: datetime | None
     online: bool
     platform: str | None
     hardware_class: HardwareClass | None
@@ -142,26 +144,51 @@ def _has_any(observed: Observed, node: EdgeNode) -> bool:
 
 def _member(observed: Observed, node: EdgeNode) -> Member:
     key, hardware = observed.model.key, node.status.hardware
+    assigned = next((m for m in node.spec.models if m.key == key), None)
+    until = _online_until(observed, node, assigned)
     return Member(
         name=node.metadata.name,
         node=node,
-        online=is_online(node, observed.now, observed.settings.offline_after),
+        online_until=until,
+        online=until is not None and observed.now <= until,
         platform=hardware.platform if hardware is not None else None,
         hardware_class=hardware.hardware_class if hardware is not None else None,
-        assigned=next((m for m in node.spec.models if m.key == key), None),
+        assigned=assigned,
         trial=next((t for t in node.spec.trials if t.key == key), None),
         reported=next((m for m in node.status.models if m.key == key), None),
         trial_reported=next((t for t in node.status.trials if t.key == key), None),
     )
 
 
-def is_online(node: EdgeNode, now: datetime, offline_after: timedelta) -> bool:
-    """Whether its last report is young enough. One from the future (a clock that runs ahead) is."""
-    last = node.status.last_report_time
-    return last is not None and now - last <= offline_after
+def _online_until(observed: Observed, node: EdgeNode, assigned: AssignedModel | None) -> datetime | None:
+    """Until when a node is online, unless it reports; None: it never reported.
+
+    Its last report must be young enough. Who was told to switch in the rollout under way has this time from when it can
+    be heard (again): else an operator or API server that was away would take the silence of that time for a failure of
+    the revision. A report from the future (a clock that runs ahead) is of now.
+    """
+    last, rollout = node.status.last_report_time, observed.model.status.rollout
+    if last is None:
+        return None
+    last = min(last, observed.now)
+    told = assigned is not None and rollout is not None and told_to_switch(assigned, rollout)
+    if (
+        told
+        and observed.heard_since is not None
+        and node.metadata.name not in (rollout.failed_nodes if rollout else ())
+    ):
+        last = max(last, min(observed.heard_since, observed.now))
+    return last + observed.settings.offline_after
 
 
-def goes_offline_at(pool: Iterable[Member], offline_after: timedelta) -> datetime | None:
+def told_to_switch(assigned: AssignedModel, rollout: RolloutStatus) -> bool:
+    """Whether it was told to activate in this rollout, which is not over."""
+    if assigned.assigned_at is None or rollout.started_at is None or rollout.finished_at is not None:
+        return False
+    ours = assigned.swap is Swap.ACTIVATE and assigned.target.revision == rollout.revision
+    return ours and assigned.assigned_at >= rollout.started_at
+
+
+def goes_offline_at(pool: Iterable[Member]) -> datetime | None:
     """When the first of the online nodes will be offline, unless it reports."""
-    return min((m.node.status.last_report_time + offline_after + TICK for m in pool
-                if m.online and m.node.status.last_report_time is not None), default=None)  # fmt: skip
+    return min((m.online_until + TICK for m in pool if m.online and m.online_until is not None), default=None)

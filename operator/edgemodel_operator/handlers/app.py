@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgemodel_api.errors import EdgeModelError
+from edgemodel_operator.k8s import objects
 from edgemodel_operator.k8s.cache import Cache
 from edgemodel_operator.k8s.client import Cluster
+from edgemodel_operator.k8s.contact import BEAT
 from edgemodel_operator.k8s.labels import Labeller
 from edgemodel_operator.k8s.listing import Intake, Listing
 from edgemodel_operator.k8s.reconcile import Reconciler
@@ -45,7 +47,7 @@ class App:
         labeller = Labeller(self.cluster, self.cache)
         self.workers = Workers("EdgeModel", self.reconciler.run, threads=s.workers, metrics=self.metrics)
         self.labels = Workers("Node", labeller.run, threads=1, metrics=self.metrics)
-        self.relisting: asyncio.Task[None] | None = None
+        self.repeated: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """List everything, then begin to work.
@@ -54,9 +56,13 @@ class App:
             EdgeModelError: it cannot be listed.
         """
         self.measurer.start()
+        self.reconciler.contact.heard()
         await self.look()
         await asyncio.to_thread(unretire, self.cluster)
-        self.relisting = asyncio.create_task(self._look_again(), name="relisting")
+        self.repeated = [
+            asyncio.create_task(self._look_again(), name="relisting"),
+            asyncio.create_task(self._listen(), name="contact"),
+        ]
 
     async def look(self) -> None:
         """List everything and wake whom it concerns."""
@@ -73,6 +79,13 @@ class App:
             except EdgeModelError as error:
                 log.warning("the listing failed, the next one follows: %s", error.message)
 
+    async def _listen(self) -> None:
+        contact = self.reconciler.contact
+        while True:
+            answers = await asyncio.to_thread(self.cluster.answers, objects.EDGE_NODES)
+            contact.heard() if answers else contact.missed()
+            await asyncio.sleep(BEAT.total_seconds())
+
     def told(self, keys: Iterable[str]) -> None:
         """Something was said by the cluster, and concerns these EdgeModels."""
         self.metrics.last_event.set_to_current_time()
@@ -85,8 +98,8 @@ class App:
 
     async def stop(self) -> None:
         """End all work; then let the EdgeModels go, as nobody may come to take our finalizers off."""
-        if self.relisting is not None:
-            self.relisting.cancel()
+        for task in self.repeated:
+            task.cancel()
         await self.measurer.close()
         await self.workers.close()
         await self.labels.close()

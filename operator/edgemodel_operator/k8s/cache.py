@@ -47,6 +47,11 @@ class Shelf(Generic[T]):
             old = self._held.pop(key, None)
             return old[1] if old is not None else None
 
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._held.clear()
+
     def keep_only(self, keys: Iterable[str], version: int) -> dict[str, T]:
         """Forget what a listing at `version` did not name, unless it is younger than the listing; what went."""
         named = set(keys)
@@ -76,6 +81,11 @@ class Cache:
         self.nodes: Shelf[EdgeNode] = Shelf()
         self.jobs: Shelf[Body] = Shelf()
         self.node_labels: Shelf[dict[str, str]] = Shelf()
+
+    def clear(self) -> None:
+        """Forget all."""
+        for shelf in (self.models, self.nodes, self.jobs, self.node_labels):
+            shelf.clear()
 
     def concerned(self, *nodes: EdgeNode | None) -> set[str]:
         """Keys of the EdgeModels that select one of these states of a node, or have assigned something to it."""

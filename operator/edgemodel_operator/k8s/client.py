@@ -101,6 +101,14 @@ class Cluster:
             version = int(page["metadata"].get("resourceVersion") or 0)
         return found, version
 
+    def answers(self, path: str) -> bool:
+        """Whether it gives one object of a kind now: with what it stores, not from memory."""
+        try:
+            self._request("GET", path, query={"limit": "1"})
+        except EdgeModelError:
+            return False
+        return True
+
     def _pages(self, path: str, selector: str) -> Iterator[Body]:
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:

@@ -63,6 +63,7 @@ class Listing:
         self.intake = intake
         self.cache = intake.cache
         self.namespaces = namespaces or ("",)
+        self._version = 0
 
     def run(self) -> set[str]:
         """Keys of EdgeModels that something new concerns.
@@ -73,6 +74,12 @@ class Listing:
         woken: set[str] = set()
         cache = self.cache
         nodes = [self.cluster.listed(objects.EDGE_NODES)]
+        if nodes[0][1] < self._version:
+            log.warning(
+                "the API server is back at version %d, after %d: all is listed anew", nodes[0][1], self._version
+            )
+            cache.clear()  # restored from a backup: what is known is newer than anything that it will say for long
+        self._version = nodes[0][1]
         for node in self._take(nodes, cache.nodes, _by_name, self.intake.node, woken).values():
             woken |= cache.concerned(node)
         bodies, version = self.cluster.listed(objects.NODES)

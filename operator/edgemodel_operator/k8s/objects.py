@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pydantic import ValidationError
 
 from edgemodel_api import API_VERSION, GROUP, VERSION
@@ -11,6 +13,7 @@ from edgemodel_api.errors import InputError
 
 from .client import Body
 
+log = logging.getLogger(__name__)
 #: Ours: an EdgeModel with it is taken from the nodes before it goes.
 FINALIZER = f"{GROUP}/nodes"
 LABEL_MODEL = f"{GROUP}/model"
@@ -76,13 +79,21 @@ def parse_model(body: Body) -> EdgeModel:
 def parse_node(body: Body) -> EdgeNode:
     """An EdgeNode as the API server gives it.
 
+    A status that is not understood is none: its agent may be of another version, or hostile, and what is on the node
+    must be taken away nevertheless.
+
     Raises:
-        InputError: written by another version of the types; says what is unknown.
+        InputError: the rest was written by another version of the types; says what is unknown.
     """
     try:
-        return EdgeNode.model_validate(
-            {"metadata": body["metadata"], "spec": body.get("spec") or {}, "status": body.get("status") or {}}
-        )
+        parts = {"metadata": body["metadata"], "spec": body.get("spec") or {}}
+        try:
+            return EdgeNode.model_validate({**parts, "status": body.get("status") or {}})
+        except ValidationError as error:
+            if any(found["loc"][:1] != ("status",) for found in error.errors()):
+                raise
+            log.warning("the status of EdgeNode %s counts as none: %s", _name(body), _first(error))
+            return EdgeNode.model_validate(parts)
     except (ValidationError, KeyError) as error:
         raise InputError(f"EdgeNode {_name(body)} is not understood by this version: {_first(error)}") from None
 

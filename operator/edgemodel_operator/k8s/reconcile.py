@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from edgemodel_api.edgemodel import DeletionPolicy, EdgeModel
 from edgemodel_api.edgenode import EdgeNode
-from edgemodel_api.errors import EdgeModelError
+from edgemodel_api.errors import EdgeModelError, InputError
 from edgemodel_operator.domain.actions import NodeAction, StartJob, Unassign, UnassignTrial
 from edgemodel_operator.domain.apply import apply_to_spec
 from edgemodel_operator.domain.failures import failures_of
@@ -24,13 +24,16 @@ from edgemodel_operator.settings import OperatorSettings
 from . import objects
 from .artifacts import Artifacts
 from .cache import Cache, keys_assigned
-from .client import Body, Cluster, ConflictError, NotFoundError
+from .client import Body, Cluster, ConflictError, ForbiddenError, NotFoundError, RejectedError
+from .contact import Contact
 from .event_writer import write_events
 from .jobs import Jobs
 
 log = logging.getLogger(__name__)
 #: Between two looks at whether a deleted EdgeModel's pods have ended.
 JOB_ENDS = timedelta(seconds=2)
+#: Of more nodes than that, which seem to have fallen silent, all are listed at once.
+SILENT_ASKED = 8
 #: Nodes that are written at the same time, by all passes together.
 NODE_WRITERS = 8
 
@@ -55,6 +58,9 @@ class Reconciler:
     def __post_init__(self) -> None:
         self._writers = ThreadPoolExecutor(NODE_WRITERS, thread_name_prefix="node")
         self.artifacts = Artifacts()
+        self.contact = Contact(self.clock)
+        #: By node: the last report that was found to be the last one indeed.
+        self._silent: dict[str, datetime] = {}
         self.jobs = Jobs(self.cluster, self.cache, self.settings.job, self.clock)
 
     def run(self, key: str) -> datetime | None:
@@ -72,14 +78,18 @@ class Reconciler:
         planned = plan(observed)
         if model.metadata.deletion_timestamp is not None:
             return self._take_away(model, planned)
-        self.apply(observed, planned)
-        self.measurer.want(key, planned.probes)
+        try:
+            self.apply(observed, planned)
+        finally:
+            # Whatever could not be written: a node that takes nothing must not keep the rollout from being measured.
+            self.measurer.want(key, planned.probes)
         looks = [self.jobs.look_again(model, planned.status), planned.wake_at]
         return min((at for at in looks if at is not None), default=None)
 
     def observe(self, model: EdgeModel) -> Observed:
         """Everything that the plan may look at. Only the pod of a Job that ended, or does not start, is asked for."""
         meta = model.metadata
+        self._ask_silent(model)
         nodes = tuple(node for _, node in sorted(self.cache.nodes.all().items()))
         revision, _ = wanted_revision(model, nodes)
         settings = Settings(
@@ -94,7 +104,37 @@ class Reconciler:
             job=self.jobs.view(model, revision),
             settings=settings,
             measurements=self.measurer.measurements(model.key),
+            heard_since=self.contact.since(),
         )
+
+    def _ask_silent(self, model: EdgeModel) -> None:
+        """Ask for nodes that seem to have gone silent: a watch that is late, or dead, makes no node offline."""
+        since = self.clock() - self.settings.offline_after
+        known = self.cache.nodes.all()
+        selector = model.spec.node_pool.selector
+        silent = [
+            name
+            for name, node in known.items()
+            if (last := node.status.last_report_time) is not None
+            and last < since
+            and self._silent.get(name) != last
+            and selector.matches(node.metadata.labels)
+        ]
+        if not silent:
+            return
+        if len(silent) > SILENT_ASKED:
+            for body in self.cluster.listed(objects.EDGE_NODES)[0]:
+                self._saw_node(body)
+        else:
+            for name in silent:
+                try:
+                    self._saw_node(self.cluster.get(f"{objects.EDGE_NODES}/{name}"))
+                except NotFoundError:
+                    self.cache.nodes.drop(name)
+        found = {name: self.cache.nodes.get(name) for name in silent}
+        asked = {n: node.status.last_report_time for n, node in found.items() if node is not None}
+        kept = {n: last for n, last in self._silent.items() if n in known}
+        self._silent = kept | {n: last for n, last in asked.items() if last is not None}
 
     def apply(self, observed: Observed, planned: Plan) -> None:
         """Job, status and, once that is written, its events; then the nodes."""
@@ -182,7 +222,11 @@ class Reconciler:
 
         No node has to answer and the registry has only a little time, so nothing can hold a namespace back.
         """
-        self._write_nodes([a for a in planned.actions if not isinstance(a, StartJob)])
+        try:
+            self._write_nodes([a for a in planned.actions if not isinstance(a, StartJob)])
+        except (RejectedError, ForbiddenError) as error:
+            # For ever, maybe: what stays on that node is swept once the API server takes it.
+            log.warning("EdgeModel %s goes, but stays in the spec of a node: %s", model.key, error.message)
         if objects.FINALIZER in model.metadata.finalizers and model.spec.deletion_policy is DeletionPolicy.DELETE:
             if not self.jobs.is_over(model):
                 return self.clock() + JOB_ENDS
@@ -263,4 +307,10 @@ class Reconciler:
             raise
 
     def _saw_node(self, body: Body) -> None:
-        self.cache.nodes.put(body["metadata"]["name"], objects.version_of(body), objects.parse_node(body))
+        name = body["metadata"]["name"]
+        try:
+            self.cache.nodes.put(name, objects.version_of(body), objects.parse_node(body))
+        except InputError as error:
+            # As if it were not there: it must not hold up the others.
+            log.warning("%s", error.message)
+            self.cache.nodes.drop(name)

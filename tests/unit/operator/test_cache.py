@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgemodel_api.errors import InputError
 from edgemodel_operator.k8s import objects
 from edgemodel_operator.k8s.cache import Cache, Shelf, matters
-from edgemodel_operator.k8s.listing import Intake
+from edgemodel_operator.k8s.listing import Intake, Listing
 
 MINUTE = timedelta(minutes=1)
 
@@ -79,3 +80,40 @@ def test_no_status_yet(model_body):
     """−1 is the CRD's default, with which kstatus waits from the first moment."""
     model = objects.parse_model(model_body(status={"observedGeneration": -1}))
     assert model.status.observed_generation == 0
+
+
+class Restored:
+    """An API server whose store is put back to an earlier day."""
+
+    def __init__(self, bodies: dict[str, list], version: int) -> None:
+        self.bodies, self.version = bodies, version
+
+    def listed(self, path: str, *, selector: str = "") -> tuple[list, int]:
+        return self.bodies.get(path, []), self.version
+
+
+def test_a_store_that_was_restored_is_believed(model_body, node_body):
+    cache = Cache()
+    now = Restored({objects.EDGE_NODES: [node_body("n1", version=90), node_body("n2", version=91)],
+                    objects.edge_models(): [model_body(version=92)]}, 100)  # fmt: skip
+    listing = Listing(now, Intake(cache, MINUTE), ())
+    listing.run()
+    now.bodies = {objects.EDGE_NODES: [node_body("n1", version=40)], objects.edge_models(): [model_body(version=41)]}
+    now.version = 50
+    assert listing.run() == {"default/m"}
+    assert list(cache.nodes.all()) == ["n1"]
+    assert listing.intake.node(node_body("n1", version=51, diskFreeBytes=1, observedGeneration=1)) == {"default/m"}
+    assert listing.run() == set()
+
+
+def test_a_report_that_is_no_report(node_body):
+    """The API server takes the year 0. What the operator told the node is known nevertheless, to be taken away."""
+    body = node_body(assigned=[{"namespace": "default", "name": "m", "target": {
+        "revision": "r", "reference": "oci://x/y", "digest": "sha256:" + "0" * 64, "variant": "int8"}}])  # fmt: skip
+    body["status"] = {"lastReportTime": "0000-01-01T00:00:00Z"}
+    node = objects.parse_node(body)
+    assert node.status.last_report_time is None
+    assert [m.key for m in node.spec.models] == ["default/m"]
+    body["spec"] = {"models": 3}
+    with pytest.raises(InputError):
+        objects.parse_node(body)

@@ -309,6 +309,7 @@ class World:
     prometheus: Callable[[Probe], AnalysisOutcome] | None = None
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
     asked: dict[Probe, datetime] = dataclasses.field(default_factory=dict)
+    heard_since: datetime | None = None
 
     def observed(self) -> Observed:
         # Through JSON, as a restart would read it.
@@ -318,7 +319,8 @@ class World:
         nodes = tuple(n.as_object() for n in self.nodes)
         revision, _ = wanted_revision(model, nodes)
         settings = Settings(output="oci-layout:///registry", can_measure=self.prometheus is not None)
-        return Observed(self.now, model, nodes, self.jobs.get(revision), settings, tuple(self.measurements))
+        jobs, measured = self.jobs.get(revision), tuple(self.measurements)
+        return Observed(self.now, model, nodes, jobs, settings, measured, self.heard_since)
 
     def edit(self, builder: ModelBuilder) -> None:
         """A new spec: the next generation."""

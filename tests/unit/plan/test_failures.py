@@ -1,7 +1,7 @@
 """Nodes that fail, go silent, come back: what counts, what is tried again, what blocks nobody."""
 
 import itertools
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -215,3 +215,34 @@ def test_offline_while_it_only_fetches_is_no_failure(make):
     assert world.status.nodes.offline == 1
     assert world.status.rollout.failed_nodes == ()
     assert not world.rolled_back()
+
+
+def test_a_time_in_which_nobody_could_be_heard_is_no_silence(make):
+    """The API server was away for ten minutes: who was told to switch has its minute from then on, and no more."""
+    world = make.world(make.edge_model().with_waves((1, "1h"), "100%"), nodes=3)
+    world.run(until=lambda w: w.serving() == ["n0"])
+    world.run(turns=2)
+    for node in world.nodes:
+        node.online = False
+    world.tick(600)
+    world.heard_since = world.now
+    world.pass_()
+    assert (world.rolled_back(), world.status.nodes.failed, world.status.nodes.offline) == (False, 0, 2)
+    assert world.status.rollout.wave == 0
+    assert world.last.wake_at <= world.now + timedelta(seconds=61)
+    world.node("n1").online = world.node("n2").online = True
+    world.run(turns=2, seconds=20)
+    assert not world.rolled_back()
+    world.run(turns=3, seconds=20)
+    assert world.rolled_back(), "n0 is silent indeed"
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+def test_a_clock_that_is_far_off(make, year):
+    world = make.world(nodes=2)
+    world.run(turns=5)
+    node = world.node("n0")
+    at = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
+    node.report = lambda now: setattr(node, "status", node.status.replace(last_report_time=at))
+    world.run(turns=3)
+    assert world.status.nodes.offline == (year == 1)

@@ -10,6 +10,14 @@ def test_no_nodes(make):
     assert world.reason(r.READY) == world.reason(r.RECONCILING) == r.NO_NODES
     assert world.condition(r.STALLED) is None
     assert world.started == []
+    assert "no EdgeNodes yet" in world.message(r.READY)
+
+
+def test_a_selector_that_fits_no_node_says_so(make):
+    world = make.world(make.edge_model().with_field("nodePool", {"selector": {"matchLabels": {"site": "b"}}}))
+    world.pass_()
+    assert world.reason(r.READY) == r.NO_NODES
+    assert "selects none of the EdgeNodes" in world.message(r.READY)
 
 
 def test_a_selector_chooses_the_pool(make):

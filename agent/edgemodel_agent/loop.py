@@ -168,6 +168,9 @@ class Agent:
                 remove_folder(path)
                 continue
             self.models[state.key] = ModelRunner(self.node, state)
+        for folder in (self.options.root / "models").glob("*"):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # a namespace without models
         for path in sorted((self.options.root / "trials").glob("*/*.json")):
             try:
                 trial = TrialState.model_validate(read_json(path))

@@ -40,6 +40,8 @@ def run(settings: OperatorSettings) -> None:
             metrics.serve(settings.metrics_port)
         except OSError as error:
             raise InputError(f"--metrics-port {settings.metrics_port} cannot be used: {error.strerror}") from None
+    where = f"namespaces {', '.join(settings.namespaces)}" if settings.namespaces else "all namespaces"
+    log.info("serving the EdgeModels of %s; artifacts go to %s", where, settings.output)
     kopf.run(
         standalone=True,
         clusterwide=not settings.namespaces,

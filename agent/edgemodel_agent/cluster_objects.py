@@ -229,18 +229,20 @@ class ClusterObjects:
         """Note the spec. One that cannot be understood is logged once and ignored: it must not stop a model."""
         meta = body["metadata"]
         version = int(meta["resourceVersion"])
-        with self._lock:
-            if version <= self._version:
-                return
-            self._version = version
         retire = (meta.get("annotations") or {}).get(RETIRE_ANNOTATION) == "true"
         try:
             desired = Desired(int(meta["generation"]), EdgeNodeSpec.model_validate(body.get("spec") or {}), retire)
         except ValidationError as error:
-            log.warning("the spec of EdgeNode %s is ignored, the last good one stays: %s", self.node, error)
-            return
+            desired = None
+            trouble = error
         with self._lock:
-            self._desired = desired
+            if version <= self._version:
+                return
+            # In one step with the wish: the writer's answer and the watch's event come by two threads.
+            self._version = version
+            self._desired = desired or self._desired
+        if desired is None:
+            log.warning("the spec of EdgeNode %s is ignored, the last good one stays: %s", self.node, trouble)
 
     # --- requests
 

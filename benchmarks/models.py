@@ -44,7 +44,7 @@ class BenchModel:
 
     def manifest(self) -> str:
         """An EdgeModel that asks for the smallest variant within the budget, without saying how."""
-        labels = f", labels: {self.labels}" if self.labels else ""
+        labels = f", labels: '{self.labels}'" if self.labels else ""
         return (
             "apiVersion: edgemodel.dev/v1alpha1\nkind: EdgeModel\n"
             f"metadata: {{name: {self.name}}}\n"

@@ -37,12 +37,12 @@ PACKAGES_CLUTTER = (
     "onnxruntime/capi/libonnxruntime.so.*",
     "onnxruntime/datasets",
     "onnxruntime/tools",
-    "onnxruntime/transformers",
     "sympy/**/benchmarks",
     # For PyPy.
     "zstandard/_cffi*",
 )
-ROLE_CLUTTER = {"agent": ("onnxruntime/quantization",)}
+# The compressor quantizes, and onnxruntime.quantization imports onnxruntime.transformers.
+ROLE_CLUTTER = {"agent": ("onnxruntime/quantization", "onnxruntime/transformers")}
 #: Below the base's root, whether Debian's Python or the official image's. Copyright files stay, as their licences ask.
 BASE_CLUTTER = (
     "dev/*",

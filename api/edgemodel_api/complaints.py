@@ -148,6 +148,8 @@ def _mismatch(given: Any, schema: JsonSchema, message: str) -> str:
     if kind == "string" and isinstance(given, bool | int | float):
         quoted = json.dumps(str(given).lower() if isinstance(given, bool) else str(given))
         hint = "" if "pattern" in schema and "%" in expected else f"; put it in quotes: {quoted}"
+        if isinstance(given, bool):  # what was written is not known any more
+            hint += ", or as it was written: YAML reads y, n, yes, no, on and off as true or false"
         return f"{shown} is {_kind(given)}, but this must be {expected}{hint}"
     return f"{shown} is not {expected}"
 

@@ -56,6 +56,21 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?((\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
+# kubectl's YAML also takes these for true and false (YAML 1.1), which PyYAML does not.
+_Loader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
+_Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"^[yYnN]$"), list("yYnN"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text that would be read as something else is written in quotes."""
+
+
+_Dumper.add_implicit_resolver(_TAG + "bool", re.compile(r"^[yYnN]$"), list("yYnN"))
+
+
+def dump(value: Any) -> str:
+    """YAML that kubectl reads back as `value`; fields in their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse(content: bytes | str, *, file: str = "manifest") -> list[Document]:

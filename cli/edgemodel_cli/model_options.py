@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from edgemodel_api import API_VERSION
 from edgemodel_api.complaints import explain
 from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.errors import InputError
+from edgemodel_api.yaml_text import dump
 
 #: Where an option goes in the manifest: also how a complaint about a field finds its option.
 FIELDS = {
@@ -95,7 +95,7 @@ def manifest_text(options: ModelOptions) -> str:
     Raises:
         InputError: as `manifest_of`.
     """
-    return yaml.safe_dump(manifest_of(options), sort_keys=False, allow_unicode=True)
+    return dump(manifest_of(options))
 
 
 def name_of(model: Path) -> str:

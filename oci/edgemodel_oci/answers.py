@@ -64,6 +64,11 @@ def refuse(host: str, method: str, response: httpx.Response, *, as_somebody: boo
 
 def unreachable(host: str, error: Exception) -> TransientError:
     """What a broken or failed connection means to a user."""
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return TransientError(
+            f"the registry {host} does not speak TLS: if that is meant, name it in EDGEMODEL_PLAIN_HTTP_REGISTRIES"
+            " (plainHttpRegistries of the chart); else give its TLS port"
+        )
     return TransientError(
         f"the registry {host} cannot be reached ({type(error).__name__}: {str(error)[:300]}): check its name,"
         " the network and its certificate"

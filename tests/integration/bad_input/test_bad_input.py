@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.edgemodel import RemoteFile
 from edgemodel_api.errors import EXIT_BAD_INPUT, EXIT_FAILED, EdgeModelError
+from edgemodel_api.yaml_text import dump
 from edgemodel_cli.main import main
 from edgemodel_compressor.data import open_dataset
 from edgemodel_compressor.formats.onnx_model import load_model
@@ -1044,7 +1044,7 @@ def _manifest(workshop: Workshop, spec: Spec) -> Path:
         "metadata": {"name": "bad-input"},
         "spec": {**spec, "compression": {"steps": []}},
     }
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(dump(document))
     return path
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_agent.processes import find_servers
 from edgemodel_agent.runtime_dir import runtime_dir
+from edgemodel_api.yaml_text import dump
 
 FEATURES, HIDDEN, CLASSES = 32, 256, 4
 
@@ -79,14 +79,14 @@ class Project:
 
     def write(self) -> None:
         document = {"apiVersion": "edgemodel.dev/v1alpha1", "kind": "EdgeModel", "metadata": {"name": "tiny"}}
-        self.file.write_text(yaml.safe_dump({**document, "spec": self.spec}))
+        self.file.write_text(dump({**document, "spec": self.spec}))
 
     def model(self, seed: int) -> None:
         write_model(self.folder / "m.onnx", seed)
 
     def nodes_file(self, *nodes: dict) -> Path:
         path = self.folder / "nodes.yaml"
-        path.write_text(yaml.safe_dump({"nodes": list(nodes)}))
+        path.write_text(dump({"nodes": list(nodes)}))
         return path
 
     def start(self, *arguments: object) -> subprocess.Popen:

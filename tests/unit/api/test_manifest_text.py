@@ -57,6 +57,7 @@ BAD = {
     "number as name": (GOOD.replace("example", "123"), "metadata.name: 123 is a number, but this must be a name"),
     "misspelled metadata": (GOOD.replace("{name", "{lables: {}, name"), "m.yaml:3: metadata.lables: unknown field; did you mean labels?"),
     "misspelled top level": (GOOD + "specs: {}\n", "m.yaml:5: specs: unknown field; did you mean spec?"),
+    "label as YAML 1.1's truth": (GOOD.replace("{name", "{labels: {a: y}, name"), 'metadata.labels.a: true is true or false, but this must be text; put it in quotes: "true", or as it was written: YAML reads y, n, yes, no, on and off as true or false'),
     "label as number": (GOOD.replace("{name", "{labels: {a: 1}, name"), 'metadata.labels.a: 1 is a number, but this must be text; put it in quotes: "1"'),
     "digest that looks like a number": (GOOD.replace("file:m.onnx", f"file:m.onnx, sha256: {'1' * 64}"), "spec.source.sha256: 1111"),
     "spec as text": (HEAD + "metadata: {name: a}\nspec: none\n", 'm.yaml:4: spec: "none" is not a mapping of fields'),

@@ -22,7 +22,7 @@ GOOD = {
     "s3 with digest": f"source: {{uri: 's3://my.Bucket-1/a b/m?x#y.onnx', sha256: {SHA}, credentialsSecretRef: {{name: s3.keys}}}}",
     "oci by digest and port": f"source: {{uri: 'oci://registry:5000/m@sha256:{SHA}', sha256: {SHA}}}",
     "https with a query": f"source: {{uri: 'https://x:8443/m.onnx?version=1@2', sha256: {SHA}}}",
-    "data with labels": "data: {calibration: {uri: file:c.npz}, validation: {uri: file:v.npz, labels: y, metric: TopK, k: 3}}",
+    "data with labels": "data: {calibration: {uri: file:c.npz}, validation: {uri: file:v.npz, labels: classes, metric: TopK, k: 3}}",
     "whole budget": "compression: {objective: Fastest, budget: {maxQualityDrop: '0.5%', maxSize: 20Mi, maxLatency: 50ms, maxMemory: 200Mi, maxSlowdown: '25.5%'}}",
     "quantity as a number": "compression: {budget: {maxSize: 1048576, maxMemory: '1.5Gi'}}",
     "steps of every kind": """

@@ -40,6 +40,10 @@ def test_every_option_has_its_place():
     assert set(WHOLE.given()) == {f"--{n.replace('_', '-')}" for n in (*FIELDS, *STEPS)}
 
 
+def test_a_name_that_yaml_takes_for_a_truth_is_quoted():
+    assert "labels: 'y'" in manifest_text(WHOLE)
+
+
 @pytest.mark.parametrize("options", [WHOLE, ModelOptions(Path("m.onnx"))], ids=["all", "none"])
 def test_the_manifest_that_is_shown_means_the_same(options):
     assert load(manifest_text(options)) == edge_model(options)

@@ -153,5 +153,5 @@ def test_a_fixed_port_can_be_had_once_for_each_address(addresses, serving, messa
 
 
 def test_nodes_outside_of_the_pool_need_no_port():
-    nodes = load_nodes("nodes: [{name: a, labels: {x: y}}, {name: b}]", file="n")
-    check_port(nodes, spec(serving=FIXED, nodePool={"selector": {"matchLabels": {"x": "y"}}}))
+    nodes = load_nodes("nodes: [{name: a, labels: {x: v}}, {name: b}]", file="n")
+    check_port(nodes, spec(serving=FIXED, nodePool={"selector": {"matchLabels": {"x": "v"}}}))

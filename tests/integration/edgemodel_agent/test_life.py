@@ -8,6 +8,7 @@ import time
 import httpx
 import psutil
 import pytest
+from tests.programs import free_port
 
 from edgemodel_api.edgemodel import Budget, HealthCheck, Serving, ServingMode
 from edgemodel_api.edgenode import EdgeNodeSpec, Swap
@@ -275,12 +276,6 @@ def test_files_mode_lays_the_checked_file_down(agent, registry, tmp_path):
     assert agent.wait_serving(two).running.endpoint.startswith("http://") or agent.wait(
         "served over HTTP", lambda a: (m := a.model()) and m.running and m.running.endpoint.startswith("http://")
     )
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_fixed_port_and_its_change(agent, registry, ask):

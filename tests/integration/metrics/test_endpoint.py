@@ -9,6 +9,7 @@ import time
 
 import httpx
 import pytest
+from tests.programs import free_port
 
 from edgemodel_agent import endpoint as module
 from edgemodel_agent.endpoint import CONNECTIONS, HEAD_BYTES, Endpoint
@@ -40,12 +41,6 @@ class Asked:
 
     def connection(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=5)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture

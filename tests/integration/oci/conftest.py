@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,35 +14,17 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from tests.programs import free_port, tool
 
 from edgemodel_api.artifact import Golden
 from edgemodel_oci.artifact import ArtifactWriter
 from edgemodel_oci.reference import Reference
 from edgemodel_oci.repository import Repository, open_repository
 
-ROOT = Path(__file__).resolve().parents[3]
 PLATFORM = "linux/amd64"
 USER, PASSWORD = "ali", "open sesame"
 # bcrypt of the password above, as `htpasswd -B` writes it.
 HTPASSWD = "ali:$2b$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n"
-
-
-def tool(name: str) -> str:
-    """A program that tools/install builds: without it the test is skipped, or fails where tools are required."""
-    command = [sys.executable, str(ROOT / "tools" / "install"), "--print-path", name]
-    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    if os.access(path, os.X_OK):
-        return path
-    message = f"{name} is not there ({path}): run `make tools`"
-    if os.environ.get("EDGEMODEL_REQUIRE_TOOLS") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,36 +20,18 @@ from pathlib import Path
 
 import pytest
 import trustme
+from tests.programs import free_port, tool
 
 from edgemodel_api.edgemodel import RemoteFile
 from edgemodel_compressor.credentials import Secret
 from edgemodel_compressor.sources import Fetched, check_credentials, fetch_source
 
-ROOT = Path(__file__).resolve().parents[3]
 CONTENT = bytes(range(256)) * 4000
 ACCESS_KEY, SECRET_KEY = "AKIDEXAMPLE", "a/secret+key"
 USER, PASSWORD = "ali", "open sesame"
 # bcrypt of the password above, as `htpasswd -B` writes it.
 HTPASSWD = "ali:$2b$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n"
 TOKEN = "a-token"
-
-
-def tool(name: str) -> str:
-    """A program that tools/install builds: without it the test is skipped, or fails where tools are required."""
-    command = [sys.executable, str(ROOT / "tools" / "install"), "--print-path", name]
-    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    if os.access(path, os.X_OK):
-        return path
-    message = f"{name} is not there ({path}): run `make tools`"
-    if os.environ.get("EDGEMODEL_REQUIRE_TOOLS") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.programs import tool
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "edgemodel"
@@ -27,13 +27,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def helm() -> Callable[..., subprocess.CompletedProcess[str]]:
     """A command of helm; without helm the test is skipped, or fails where tools are required."""
-    command = [sys.executable, str(ROOT / "tools" / "install"), "--print-path", "helm"]
-    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    if not os.access(path, os.X_OK):
-        message = f"helm is not there ({path}): run `make tools`"
-        if os.environ.get("EDGEMODEL_REQUIRE_TOOLS") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+    path = tool("helm")
     environment = {**os.environ, "KUBECONFIG": "/dev/null"}
 
     def run(*arguments: str | Path, values: dict | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,31 @@
+"""Programs and ports for tests that start processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+INSTALL = Path(__file__).resolve().parents[1] / "tools" / "install"
+
+
+def tool(name: str) -> str:
+    """A program that tools/install builds: without it the test is skipped, or fails where tools are required."""
+    command = [sys.executable, str(INSTALL), "--print-path", name]
+    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    if os.access(path, os.X_OK):
+        return path
+    message = f"{name} is not there ({path}): run `make tools`"
+    if os.environ.get("EDGEMODEL_REQUIRE_TOOLS") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

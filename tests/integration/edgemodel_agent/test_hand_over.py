@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -46,9 +47,11 @@ class Pod:
     def kill(self) -> None:
         """As a container is killed: with everything in it."""
         if self.outer.poll() is None:
-            below = psutil.Process(self.outer.pid).children(recursive=True)
-            for process in below:
-                process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in psutil.Process(self.outer.pid).children(recursive=True):
+                    # A server ends by itself when its agent is gone, which may be just now.
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
         self.outer.kill()
         self.outer.wait()
 

@@ -18,6 +18,8 @@ SHA256_PATTERN = r"^[a-f0-9]{64}$"
 URI_PATTERN = r"^(https|oci|oci-layout|s3|pvc|file):.+$"
 LABEL_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 CRON_PATTERN = r"^[^ ]+( +[^ ]+){4}$"
+#: At most 16: longer rows are as good as no pattern.
+NM_PATTERN = r"^([1-9]|1[0-5]):([2-9]|1[0-6])$"
 TIME_ZONE_PATTERN = r"^[A-Za-z0-9_+/-]+$"
 
 Sha256 = Annotated[
@@ -151,9 +153,20 @@ class ValidationData(RemoteFile):
     output: Name | None = Field(None, description="Name of the model output that is judged; absent: the first.")
 
 
+class TrainingData(RemoteFile):
+    """`.npz` that distillation and recovery learn from: the inputs and, where there are labels, an array of them."""
+
+    labels: Name | None = Field(
+        None, description="Name of the label array in the file; absent: the teacher's answers alone are learned."
+    )
+
+
 class Data(ApiModel):
     """Data that compression may use."""
 
+    training: TrainingData | None = Field(
+        None, description="What distill and recover learn from; absent: data.calibration, without labels."
+    )
     calibration: CalibrationData | None = None
     validation: ValidationData | None = None
 
@@ -192,13 +205,62 @@ class Exclude(ApiModel):
     nodes: Annotated[tuple[NodeName, ...], Field(max_length=1024, description="Names of the graph's nodes.")] = ()
 
 
+class Structure(StrEnum):
+    """Weights: single numbers become zero. Channels: whole output channels go, and the graph gets smaller and faster."""
+
+    WEIGHTS = "Weights"
+    CHANNELS = "Channels"
+
+
+class Schedule(StrEnum):
+    """OneShot: prune, then learn. Gradual: sparsity grows while it learns (Zhu and Gupta 2017)."""
+
+    ONE_SHOT = "OneShot"
+    GRADUAL = "Gradual"
+
+
+class Recover(ApiModel):
+    """Learn again after pruning, with the source as the teacher; what was pruned stays so."""
+
+    epochs: int = Field(3, ge=1, le=1000, description="Passes over the training data.")
+    learning_rate: q.DecimalString = Field("0.0005", description="Of Adam; a decimal number in quotes.")
+    batch_size: int = Field(64, ge=1, le=65536, description="Samples of one step.")
+    schedule: Schedule = Schedule.ONE_SHOT
+
+
 class PruneStep(ApiModel):
-    """Set weights to zero."""
+    """Set weights to zero, or take whole channels out."""
 
     method: PruneMethod = PruneMethod.MIN_ABSOLUTE
-    sparsity: q.Percent = Field(description="Share of the weights that become zero, such as 60%.")
+    sparsity: q.Percent | None = Field(
+        None, description="Share of the weights that become zero, or of the channels that go, such as 60%."
+    )
     granularity: Granularity = Granularity.TENSOR
+    structure: Structure = Structure.WEIGHTS
+    pattern: Annotated[str, StringConstraints(pattern=NM_PATTERN, max_length=5)] | None = Field(
+        None, description="N:M instead of sparsity: of each M weights along the input, N may stay, such as 2:4."
+    )
     exclude: Exclude = Exclude()
+    recover: Recover | None = None
+    rules = (
+        Rule(
+            "has(self.sparsity) != has(self.pattern)",
+            "prune takes either sparsity or pattern",
+            lambda s: (s.sparsity is None) != (s.pattern is None),
+        ),
+        Rule(
+            "!has(self.pattern) || int(self.pattern.split(':')[0]) < int(self.pattern.split(':')[1])",
+            "pattern N:M keeps N of each M weights: N must be less than M, such as 2:4",
+            lambda s: s.pattern is None or int(s.pattern.split(":")[0]) < int(s.pattern.split(":")[1]),
+        ),
+        Rule(
+            "self.structure == 'Weights' || !has(self.pattern) && self.granularity != 'Channel'",
+            "structure: Channels goes with sparsity and granularity Tensor or Global",
+            lambda s: (
+                s.structure is Structure.WEIGHTS or (s.pattern is None and s.granularity is not Granularity.CHANNEL)
+            ),
+        ),
+    )
 
 
 class Scope(StrEnum):
@@ -266,12 +328,18 @@ class Student(ApiModel):
 
     uri: Uri | None = None
     sha256: Sha256 | None = None
-    width: q.Percent | None = Field(None, description="Share of the teacher's channels, such as 50%.")
+    width: q.PositivePercent | None = Field(None, description="Share of the teacher's channels, such as 50%.")
+    depth: q.PositivePercent | None = Field(
+        None, description="Share of the teacher's repeated blocks (residual, transformer), such as 50%."
+    )
+    rank: q.PositivePercent | None = Field(
+        None, description="Share of the full rank that matrices and convolutions keep as two smaller ones, such as 25%."
+    )
     rules = (
         Rule(
-            "has(self.uri) != has(self.width)",
-            "student takes either uri or width",
-            lambda s: (s.uri is None) != (s.width is None),
+            "has(self.uri) != (has(self.width) || has(self.depth) || has(self.rank))",
+            "student takes either uri, or some of width, depth and rank",
+            lambda s: (s.uri is None) != (s.width is None and s.depth is None and s.rank is None),
         ),
         Rule(
             "!has(self.uri) || !['https:', 'oci:', 's3:'].exists(p, self.uri.startsWith(p)) || has(self.sha256)",
@@ -286,6 +354,12 @@ class DistillStep(ApiModel):
 
     method: DistillMethod = DistillMethod.KNOWLEDGE
     temperature: q.DecimalString = Field("4", description="Softens the teacher's answers; a decimal number in quotes.")
+    alpha: q.Percent = Field(
+        "90%", description="Share of the teacher's answers in the loss; the rest is the labels', where there are some."
+    )
+    epochs: int = Field(10, ge=1, le=1000, description="Passes over the training data.")
+    learning_rate: q.DecimalString = Field("0.001", description="Of Adam; a decimal number in quotes.")
+    batch_size: int = Field(64, ge=1, le=65536, description="Samples of one step.")
     student: Student
 
 
@@ -304,11 +378,21 @@ class Step(ApiModel):
     )
 
 
+class Search(ApiModel):
+    """Limits of the search; the best so far is taken when one is reached."""
+
+    timeout: q.Duration | None = Field(
+        None, description="Of measuring candidates, such as 30m; with it two runs may find different artifacts."
+    )
+    max_candidates: int = Field(48, ge=1, le=1000, description="How many different candidates are measured at most.")
+
+
 class Compression(ApiModel):
     """What may be done to the model, and within which limits."""
 
     objective: Objective = Objective.SMALLEST
     budget: Budget = Budget()
+    search: Search = Search()
     steps: Annotated[tuple[Step, ...], Field(max_length=16)] | None = Field(
         None, description="Applied in order; absent: searched for, within the budget."
     )

@@ -52,6 +52,29 @@ class Measurement(StatusModel):
     )
 
 
+class VerifiedHow(StrEnum):
+    """Native: on a CPU of that class. Emulated: by an emulator of a named CPU. No: not run on that class."""
+
+    NATIVE = "Native"
+    EMULATED = "Emulated"
+    NO = "No"
+
+
+class Verification(StatusModel):
+    """A candidate's answers on one hardware class, beside the source's answers on this machine."""
+
+    hardware_class: str
+    how: VerifiedHow = VerifiedHow.NO
+    cpu: str = Field("", description="The CPU, or the emulated one's name, such as `qemu Haswell`.")
+    samples: int = 0
+    quality: float | None = None
+    quality_drop: float | None = Field(None, description="Relative to the source's on the same samples; a fraction.")
+    max_error: float | None = Field(
+        None, description="‖there − here‖₂ / ‖here‖₂ over the outputs: how far that CPU's answers are from this one's."
+    )
+    message: str = ""
+
+
 class Refusal(StatusModel):
     """A gate that said no."""
 
@@ -78,6 +101,8 @@ class Candidate(StatusModel):
     on_front: bool = False
     chosen: bool = False
     quantized_nodes: int = 0
+    verified: tuple[Verification, ...] = ()
+    repairs: tuple[str, ...] = Field((), description="What was changed because integers saturated, and on which CPUs.")
     notes: tuple[str, ...] = ()
 
 
@@ -93,6 +118,41 @@ class Layer(StatusModel):
     sparsity: float = 0.0
     encoding: str = "float32"
     sensitivity: float | None = Field(None, description="Output error when only this layer is quantized.")
+    quality_drop: float | None = Field(
+        None, description="Quality drop when only this layer is quantized, relative to the source's; a fraction."
+    )
+    latency_seconds: float | None = Field(None, description="Of this layer in the source, median of runs, one thread.")
+    quantized_latency_seconds: float | None = Field(None, description="The same layer in the chosen candidate.")
+
+
+class Conversion(StatusModel):
+    """A candidate as a file of another format, beside the ONNX file that it was made of, on the golden cases."""
+
+    format: str
+    candidate: str
+    encoding: str = Field("", description="float32, float16, int8-weights, int8-full, palettized, …")
+    size_bytes: int = Field(0, description="Stored layer.")
+    file_bytes: int = 0
+    ran_with: str = Field("", description="Such as `LiteRT 2.3.0`; for Core ML: what checked it, as it was not run.")
+    cases: int = 0
+    max_error: float | None = Field(None, description="Largest over the outputs of mean ‖format − onnx‖₂ / ‖onnx‖₂.")
+    agreement: float | None = Field(None, description="Share of the cases with the same arg max.")
+    quality: float | None = None
+    quality_drop: float | None = Field(None, description="Relative to the source's; a fraction.")
+    accepted: bool = False
+    message: str = ""
+
+
+class Diagnosis(StatusModel):
+    """Why no candidate keeps the budget, and what would."""
+
+    gates: tuple[str, ...] = Field((), description="The budget's fields that stop the best candidates.")
+    nearest: str | None = Field(None, description="The candidate that misses by least.")
+    missing: dict[str, float] = Field(
+        default_factory=dict, description="For each of its gates by how much it misses, as a fraction of the limit."
+    )
+    costly_layers: tuple[str, ...] = Field((), description="Nodes that cost most quality, the worst first.")
+    suggestions: tuple[str, ...] = Field((), description="What would have to be given up, with the numbers.")
 
 
 class CompressionReport(StatusModel):
@@ -111,5 +171,7 @@ class CompressionReport(StatusModel):
     source: Measurement
     candidates: tuple[Candidate, ...] = ()
     layers: tuple[Layer, ...] = ()
+    conversions: tuple[Conversion, ...] = ()
+    diagnosis: Diagnosis | None = None
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0

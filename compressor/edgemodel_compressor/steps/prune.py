@@ -71,7 +71,7 @@ def prune(model: Any, step: PruneStep) -> PruneResult:
     Raises:
         InputError: a weight holds NaN or infinite values.
     """
-    target = _fraction(step.sparsity)
+    target = _fraction(step.sparsity or "0%")
     result = copy_of(model)
     chosen = [w for w in weights(result) if weight_allowed(w, step)]
     notes = list(unknown_excludes(model, step.exclude))

@@ -18,8 +18,8 @@ SHA256_PATTERN = r"^[a-f0-9]{64}$"
 URI_PATTERN = r"^(https|oci|oci-layout|s3|pvc|file):.+$"
 LABEL_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 CRON_PATTERN = r"^[^ ]+( +[^ ]+){4}$"
-#: At most 16: longer rows are as good as no pattern.
-NM_PATTERN = r"^([1-9]|1[0-5]):([2-9]|1[0-6])$"
+#: N of M, where M is a power of two up to 16: longer rows are as good as no pattern.
+NM_PATTERN = r"^(1:2|[1-3]:4|[1-7]:8|([1-9]|1[0-5]):16)$"
 TIME_ZONE_PATTERN = r"^[A-Za-z0-9_+/-]+$"
 
 Sha256 = Annotated[
@@ -247,11 +247,6 @@ class PruneStep(ApiModel):
             "has(self.sparsity) != has(self.pattern)",
             "prune takes either sparsity or pattern",
             lambda s: (s.sparsity is None) != (s.pattern is None),
-        ),
-        Rule(
-            "!has(self.pattern) || int(self.pattern.split(':')[0]) < int(self.pattern.split(':')[1])",
-            "pattern N:M keeps N of each M weights: N must be less than M, such as 2:4",
-            lambda s: s.pattern is None or int(s.pattern.split(":")[0]) < int(s.pattern.split(":")[1]),
         ),
         Rule(
             "self.structure == 'Weights' || !has(self.pattern) && self.granularity != 'Channel'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import quantities as q
-from .edgemodel import CRON_PATTERN, LABEL_PATTERN, SHA256_PATTERN, TIME_ZONE_PATTERN, URI_PATTERN
+from .edgemodel import CRON_PATTERN, LABEL_PATTERN, NM_PATTERN, SHA256_PATTERN, TIME_ZONE_PATTERN, URI_PATTERN
 from .meta import DNS_NAME_PATTERN
 
 WORDS = {
@@ -17,6 +17,7 @@ WORDS = {
     SHA256_PATTERN: "a sha256: 64 hex digits in lower case, as sha256sum prints it",
     URI_PATTERN: "a URI that starts with https:, oci:, oci-layout:, s3:, pvc: or file:, such as file:model.onnx",
     LABEL_PATTERN: "a label value: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+    NM_PATTERN: '"1:2", or N:4, N:8 or N:16 with N less than M, such as "2:4"',
     CRON_PATTERN: 'a cron schedule with five parts, such as "0 2 * * *"',
     TIME_ZONE_PATTERN: "a time zone, such as Europe/Berlin",
 }  # fmt: skip

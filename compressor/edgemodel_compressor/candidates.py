@@ -108,7 +108,7 @@ class Recipe:
         parts = [q.encoding.name + (f"-local{q.count}" if q.count is not None else "") for q in self.quantizes]
         for p in self.prunes:
             relative = "r" if p.method is PruneMethod.MAX_RELATIVE else ""
-            parts.append(f"prune{relative}{(p.pattern or p.sparsity or "").rstrip('%')}")
+            parts.append(f"prune{relative}{(p.pattern or p.sparsity or '').rstrip('%')}")
         text = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
         return text[:NAME_LIMIT].rstrip("-") or FLOAT32
 

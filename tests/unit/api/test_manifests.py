@@ -111,7 +111,7 @@ BAD = {
     "too many steps": ("compression: {steps: [" + "{quantize: {}}, " * 17 + "]}", "spec.compression.steps", "17 items, but at most 16 are allowed"),
     "prune without sparsity": ("compression: {steps: [{prune: {}}]}", "spec.compression.steps[0].prune", "prune takes either sparsity or pattern"),
     "prune to a pattern and a sparsity": ("compression: {steps: [{prune: {sparsity: 50%, pattern: '2:4'}}]}", "spec.compression.steps[0].prune", "prune takes either sparsity or pattern"),
-    "a pattern that keeps all": ("compression: {steps: [{prune: {pattern: '4:4'}}]}", "spec.compression.steps[0].prune", "N must be less than M"),
+    "a pattern that keeps all": ("compression: {steps: [{prune: {pattern: '4:4'}}]}", "spec.compression.steps[0].prune.pattern", '"1:2", or N:4, N:8 or N:16 with N less than M'),
     "a pattern of channels": ("compression: {steps: [{prune: {pattern: '2:4', structure: Channels}}]}", "spec.compression.steps[0].prune", "structure: Channels goes with sparsity"),
     "prune by unknown method": ("compression: {steps: [{prune: {sparsity: 50%, method: MinAbsolut}}]}", "spec.compression.steps[0].prune.method", "did you mean MinAbsolute?"),
     "include with global": ("compression: {steps: [{quantize: {include: {ops: [Conv]}}}]}", "spec.compression.steps[0].quantize", "include goes with scope: Local"),

@@ -34,30 +34,21 @@ RUN python3 /opt/image_parts.py requirements .
 
 FROM tools AS operator-packages
 ARG TARGETARCH
-COPY --from=lock /lock/operator.txt /lock/
+COPY --from=lock /lock/operator-${TARGETARCH}.txt /lock/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
-    options=$(python3 /opt/image_parts.py pip-options "${TARGETARCH}") && site=$(echo /opt/venv/lib/python3*/site-packages) \
- && /opt/pip/bin/pip install --disable-pip-version-check --root-user-action=ignore --require-hashes ${options} \
-      --no-compile --target "${site}" -r /lock/operator.txt \
- && python3 /opt/image_parts.py strip-packages operator "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
+    python3 /opt/image_parts.py install operator "${TARGETARCH}" /opt/venv/lib/python3*/site-packages
 
 FROM tools AS compressor-packages
 ARG TARGETARCH
-COPY --from=lock /lock/compressor.txt /lock/
+COPY --from=lock /lock/compressor-${TARGETARCH}.txt /lock/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
-    options=$(python3 /opt/image_parts.py pip-options "${TARGETARCH}") && site=$(echo /opt/venv/lib/python3*/site-packages) \
- && /opt/pip/bin/pip install --disable-pip-version-check --root-user-action=ignore --require-hashes ${options} \
-      --no-compile --target "${site}" -r /lock/compressor.txt \
- && python3 /opt/image_parts.py strip-packages compressor "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
+    python3 /opt/image_parts.py install compressor "${TARGETARCH}" /opt/venv/lib/python3*/site-packages
 
 FROM tools AS agent-packages
 ARG TARGETARCH
-COPY --from=lock /lock/agent.txt /lock/
+COPY --from=lock /lock/agent-${TARGETARCH}.txt /lock/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
-    options=$(python3 /opt/image_parts.py pip-options "${TARGETARCH}") && site=$(echo /opt/venv/lib/python3*/site-packages) \
- && /opt/pip/bin/pip install --disable-pip-version-check --root-user-action=ignore --require-hashes ${options} \
-      --no-compile --target "${site}" -r /lock/agent.txt \
- && python3 /opt/image_parts.py strip-packages agent "${site}" && python3 -m compileall -q --invalidation-mode unchecked-hash "${site}"
+    python3 /opt/image_parts.py install agent "${TARGETARCH}" /opt/venv/lib/python3*/site-packages
 
 # Our own packages of a role, a folder on Python's path.
 FROM tools AS code

@@ -1,22 +1,26 @@
 """What the Dockerfile's build stages ask for. Standard library only: it runs in the base image, before anything is installed.
 
-python3 image_parts.py requirements FOLDER   ROLE.txt for each role, and the project's own metadata, into FOLDER
-python3 image_parts.py pip-options ARCH      options that make pip choose wheels for amd64 or arm64, whatever runs it
-python3 image_parts.py strip-packages ROLE FOLDER   remove from site-packages what that role never reads
+python3 image_parts.py requirements FOLDER   ROLE-ARCH.txt for each role, and the project's own metadata, into FOLDER
+python3 image_parts.py install ROLE ARCH FOLDER     those of /lock into site-packages, wheels for amd64 or arm64 whatever runs it, without
+                                             what that role never reads, compiled
 python3 image_parts.py strip-base FOLDER     the same for a base image's files, and add the user that containers run as
 """
 
 from __future__ import annotations
 
+import itertools
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-ROLES = ("operator", "compressor", "agent")
+#: Extras of each role, and those that are there for one architecture only (coremltools has no wheel for arm64 on Linux).
+ROLES = {"operator": ("operator",), "compressor": ("compressor", "train", "tflite"), "agent": ("agent",)}
+EXTRAS_ON = {("compressor", "amd64"): ("coreml",)}
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 USER = 65532
 #: Below site-packages: what weighs and is never imported by us.
@@ -25,6 +29,9 @@ PACKAGES_CLUTTER = (
     "**/tests",
     "bin",
     "kubernetes/e2e_test",
+    "ai_edge_litert/libLiteRtWebGpu*",
+    "ai_edge_litert/tools",
+    "coremltools/test",
     "numpy/**/*.a",
     "numpy/_core/include",
     "numpy/distutils",
@@ -89,8 +96,8 @@ BASE_CLUTTER = (
 )
 
 
-def requirements(lock: str, project: dict[str, object]) -> Iterator[tuple[str, str]]:
-    """(role, the lines of the lock file that are its extra and what that needs).
+def requirements(lock: str, project: dict[str, object]) -> Iterator[tuple[str, str, str]]:
+    """(role, architecture, the lines of the lock file that are its extras and what those need).
 
     What needs what is in the lock's own comments ("via"), so no index is asked. Were one missing, pip itself would
     refuse, as all versions come with hashes.
@@ -103,13 +110,16 @@ def requirements(lock: str, project: dict[str, object]) -> Iterator[tuple[str, s
             # One package may have several versions, for several Pythons; markers tell them apart.
             blocks[match[0]] = blocks.get(match[0], "") + "".join(lines)
             via.setdefault(match[0], set()).update(re.findall(r"(?m)^ +#(?: via|  ) +([a-z0-9._-]+)", block))
-    for role in ROLES:
-        direct = {_name(text): text for text in (*project["dependencies"], *project["optional-dependencies"][role])}
+    for role, architecture in itertools.product(ROLES, MACHINES):
+        texts = [*project["dependencies"]]
+        for extra in (*ROLES[role], *EXTRAS_ON.get((role, architecture), ())):
+            texts += project["optional-dependencies"][extra]
+        direct = {_name(text): text for text in texts}
         inside = set(direct)
         while more := {name for name, parents in via.items() if parents & inside} - inside:
             inside |= more
         # One that was not locked yet stands here without a hash: pip says which, and only in the images that need it.
-        yield role, "".join(blocks.get(name) or f"{direct[name]}\n" for name in sorted(inside))
+        yield role, architecture, "".join(blocks.get(name) or f"{direct[name]}\n" for name in sorted(inside))
 
 
 def _name(requirement: str) -> str:
@@ -134,6 +144,23 @@ def pip_options(architecture: str) -> Iterator[str]:
         yield f"--platform=manylinux_2_{minor}_{machine}"
     for old in ("manylinux2014", "manylinux2010", "manylinux1", "linux"):
         yield f"--platform={old}_{machine}"
+
+
+def install(role: str, architecture: str, site: str) -> None:
+    """A role's packages into the folder `site`."""
+    pip = [
+        "/opt/pip/bin/pip",
+        "install",
+        "--disable-pip-version-check",
+        "--root-user-action=ignore",
+        "--require-hashes",
+    ]
+    pip += [*pip_options(architecture), "--no-compile", "--target", site, "-r", f"/lock/{role}-{architecture}.txt"]
+    subprocess.run(pip, check=True)
+    strip(Path(site), PACKAGES_CLUTTER + ROLE_CLUTTER.get(role, ()))
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", site], check=True
+    )
 
 
 def strip(folder: Path, patterns: tuple[str, ...]) -> None:
@@ -163,17 +190,15 @@ def main() -> None:
     if command == "requirements":
         project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
         folder = Path(argument)
-        for role, text in requirements(Path("requirements.lock").read_text(), project):
-            (folder / f"{role}.txt").write_text(text)
+        for role, architecture, text in requirements(Path("requirements.lock").read_text(), project):
+            (folder / f"{role}-{architecture}.txt").write_text(text)
         metadata = folder / f"{project['name']}-{project['version']}.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
         )
-    elif command == "pip-options":
-        print(*pip_options(argument))
-    elif command == "strip-packages":
-        strip(Path(argument), PACKAGES_CLUTTER + ROLE_CLUTTER.get(arguments[0], ()))
+    elif command == "install":
+        install(*arguments)
     elif command == "strip-base":
         strip(Path(argument), BASE_CLUTTER)
         add_user(Path(argument))

@@ -45,27 +45,34 @@ def parts() -> ModuleType:
 
 
 def project(**extras: list[str]) -> dict:
-    return {"dependencies": [], "optional-dependencies": {"operator": [], "compressor": [], "agent": [], **extras}}
+    names = ("operator", "compressor", "train", "tflite", "coreml", "agent")
+    return {"dependencies": [], "optional-dependencies": {**{name: [] for name in names}, **extras}}
+
+
+def wanted(parts: ModuleType, lock: str, project: dict) -> dict[str, str]:
+    return {f"{role}-{arch}": text for role, arch, text in parts.requirements(lock, project)}
 
 
 def test_each_role_gets_its_extra_and_what_that_needs(parts: ModuleType) -> None:
-    found = dict(parts.requirements(LOCK, project(operator=["kopf>=1"], compressor=["Onnx>=2"])))
-    assert re.findall(r"(?m)^\w+", found["operator"]) == ["aiohttp", "kopf"]
-    assert re.findall(r"(?m)^\w+==\S+", found["compressor"]) == ["numpy==3.0", "numpy==4.0", "onnx==5.0"]
-    assert found["agent"] == ""
-    assert found["operator"].count("--hash=") == 3
-    assert "#" not in found["operator"]
+    found = wanted(parts, LOCK, project(operator=["kopf>=1"], compressor=["Onnx>=2"], coreml=["pytest>=6"]))
+    assert re.findall(r"(?m)^\w+", found["operator-arm64"]) == ["aiohttp", "kopf"]
+    onnx = ["numpy==3.0", "numpy==4.0", "onnx==5.0"]
+    assert re.findall(r"(?m)^\w+==\S+", found["compressor-arm64"]) == onnx
+    assert re.findall(r"(?m)^\w+==\S+", found["compressor-amd64"]) == [*onnx, "pytest==6.0"], "no wheel for arm64"
+    assert found["agent-amd64"] == ""
+    assert found["operator-arm64"].count("--hash=") == 3
+    assert "#" not in found["operator-arm64"]
 
 
 def test_one_that_is_not_locked_has_no_hash_for_pip_to_accept(parts: ModuleType) -> None:
-    found = dict(parts.requirements(LOCK, project(agent=["starlette>=1.0"])))
-    assert found["agent"] == "starlette>=1.0\n"
+    found = wanted(parts, LOCK, project(agent=["starlette>=1.0"]))
+    assert found["agent-amd64"] == "starlette>=1.0\n"
 
 
 def test_the_real_lock_has_hashes_for_every_package_of_a_role(parts: ModuleType) -> None:
     real = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = dict(parts.requirements((ROOT / "requirements.lock").read_text(), real))
-    assert set(found) == set(parts.ROLES)
+    found = wanted(parts, (ROOT / "requirements.lock").read_text(), real)
+    assert set(found) == {f"{role}-{arch}" for role in parts.ROLES for arch in ("amd64", "arm64")}
     for text in found.values():
         blocks = re.split(r"(?m)^(?=[a-z0-9])", text)[1:]
         assert [block for block in blocks if "--hash=sha256:" not in block] == []

@@ -1,0 +1,1 @@
+"""Learning: ONNX models as differentiable functions, and what learns by them."""

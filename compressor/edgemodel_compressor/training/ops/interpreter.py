@@ -1,0 +1,151 @@
+"""Runs a graph node by node, with numpy where values are static and with JAX where they are traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from onnx import AttributeProto, helper
+
+from edgemodel_compressor.formats.functions import domain_of
+from edgemodel_compressor.formats.tensors import node_label
+from edgemodel_compressor.steps.graph import array_of
+
+from .base import REGISTRY, Call, NotConvertibleError, Value, bounded, is_static, lift
+
+#: Graphs within graphs: If in Loop in If …
+MAX_NESTING = 16
+#: What a subgraph's free name may be bound to.
+_Scope = dict[str, Value]
+
+
+class NodeError(Exception):
+    """A node failed while the graph was traced.
+
+    Attributes:
+        label: `node 'name' (Op)`.
+        why: the reason, without the node.
+        unsupported: the converter lacks something; else the model itself does not fit together.
+    """
+
+    def __init__(self, label: str, why: str, *, unsupported: bool) -> None:
+        super().__init__(f"{label}: {why}")
+        self.label, self.why, self.unsupported = label, why, unsupported
+
+
+class _Poison:
+    """Stands for the outputs of a node that failed, so that the nodes after it are not blamed."""
+
+
+POISON = _Poison()
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """One pass over a model.
+
+    Attributes:
+        opsets: version by domain.
+        failed: called with each failing node; None: the first is raised.
+    """
+
+    opsets: Mapping[str, int]
+    failed: Callable[[NodeError], None] | None = None
+    _attributes: dict[int, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    def run(self, graph: Any, scope: Mapping[str, Value], nesting: int = 0) -> dict[str, Value]:
+        """All values of a graph.
+
+        Args:
+            graph: a GraphProto.
+            scope: values of its inputs, of the initializers that learn, and of the outer graphs.
+            nesting: of the graph.
+
+        Raises:
+            NodeError: a node that cannot be converted, or whose inputs do not fit.
+        """
+        values: _Scope = dict(scope)
+        for tensor in graph.initializer:
+            if tensor.name not in values or nesting:
+                values[tensor.name] = array_of(tensor)
+        for index, node in enumerate(graph.node):
+            label = node_label(node, index)
+            try:
+                results = self._call(node, label, values, nesting)
+            except NodeError as error:
+                if self.failed is None:
+                    raise
+                self.failed(error)
+                results = (POISON,) * len(node.output)
+            values.update((name, value) for name, value in zip(node.output, results, strict=False) if name)
+        return values
+
+    def _call(self, node: Any, label: str, values: _Scope, nesting: int) -> Sequence[Value]:
+        domain = domain_of(node.domain)
+        conversion = REGISTRY.get((domain, node.op_type))
+        if conversion is None:
+            raise NodeError(label, "the operator has no conversion", unsupported=True)
+        missing = [name for name in node.input if name and name not in values]
+        if missing:
+            raise NodeError(label, f"nothing makes its input {missing[0]!r}: export the model again", unsupported=False)
+        inputs = [values[name] if name else None for name in node.input]
+        if any(value is POISON for value in inputs):
+            return (POISON,) * len(node.output)
+        opset = self.opsets.get(domain, 1)
+        if opset < conversion.since:
+            raise NodeError(
+                label, f"its form before opset {conversion.since} has no conversion: export with a later one",
+                unsupported=True,
+            )  # fmt: skip
+        static = all(is_static(value) for value in inputs)
+
+        def run(graph: Any, given: Sequence[Value]) -> tuple[Value, ...]:
+            if nesting >= MAX_NESTING:
+                raise NodeError(label, f"graphs are nested more than {MAX_NESTING} deep", unsupported=True)
+            names = [i.name for i in graph.input]
+            inner = self.run(graph, {**values, **dict(zip(names, given, strict=True))}, nesting + 1)
+            return tuple(inner[o.name] for o in graph.output)
+
+        call = Call(node.op_type, opset, self._attributes_of(node), tuple(node.output), np if static else jnp, run)
+        try:
+            with np.errstate(all="ignore"):
+                results = conversion.function(call, *(inputs if static else _mixed(inputs)))
+        except NotConvertibleError as error:
+            raise NodeError(label, str(error), unsupported=True) from None
+        except NodeError:
+            raise
+        except Exception as error:  # whatever numpy and JAX raise at shapes and types that do not fit
+            shapes = ", ".join("absent" if v is None else f"{v.dtype}{list(v.shape)}" for v in inputs)
+            raise NodeError(label, f"{_first_line(error)} (inputs: {shapes})", unsupported=False) from error
+        return results if isinstance(results, tuple) else (results,)
+
+    def _attributes_of(self, node: Any) -> Mapping[str, Any]:
+        found = self._attributes.get(id(node))
+        if found is None:
+            found = {}
+            for attribute in node.attribute:
+                if attribute.ref_attr_name:
+                    raise NotConvertibleError(f"its attribute {attribute.name!r} refers to a function's")
+                tensor = attribute.type == AttributeProto.TENSOR
+                found[attribute.name] = array_of(attribute.t) if tensor else helper.get_attribute_value(attribute)
+            self._attributes[id(node)] = found
+        return found
+
+
+def _mixed(inputs: Sequence[Value]) -> list[Value]:
+    """Static integers stay static beside traced values (shapes, axes, indices); floats join JAX's types."""
+    return [
+        lift(v) if v is not None and is_static(v) and np.asarray(v).dtype.kind == "f" and np.asarray(v).ndim else v
+        for v in inputs
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+__all__ = ["POISON", "Interpreter", "NodeError", "bounded"]

@@ -13,7 +13,7 @@ from edgemodel_api.edgenode import ArtifactTarget
 from edgemodel_api.errors import EdgeModelError, InputError, TransientError
 from edgemodel_api.quantities import format_bytes
 from edgemodel_oci.artifact import read_variant
-from edgemodel_oci.pack import unpack_file
+from edgemodel_oci.pack import ExternalData, unpack_file
 from edgemodel_oci.pull import fetch_blob
 from edgemodel_oci.reference import Reference
 from edgemodel_oci.repository import open_repository
@@ -101,12 +101,16 @@ def fetch_variant(
         before += blob.size
         progress(before)
     model = store.file_path(record.file_digest)
-    if size_of(model) != record.file_size or not store.intact(model, record.file_digest):
+    if not store.expanded(record):
+        data = None
+        if record.data_digest:
+            data = ExternalData(store.data_path(record.data_digest), record.data_digest, record.data_size)
         unpack_file(
             store.blob_path(record.weight.digest),
             model,
             file_digest=record.file_digest,
             file_size=record.file_size,
+            data=data,
         )
     return cost
 
@@ -140,6 +144,8 @@ def _read_record(target: ArtifactTarget) -> VariantRecord:
         golden_spec=found.golden_spec,
         file_digest=found.file_digest,
         file_size=found.file_size,
+        data_digest=found.data_digest,
+        data_size=found.data_size,
     )
 
 

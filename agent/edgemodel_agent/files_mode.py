@@ -2,6 +2,7 @@
 
 ```
 <folder>/versions/<hex12>/model.onnx   a hard link into the content store
+<folder>/versions/<hex12>/<hex>.data   likewise: external data of a large model, under the name by which it knows them
 <folder>/versions/<hex12>/variant.json what it is
 <folder>/current -> versions/<hex12>   switched by one rename
 ```
@@ -25,18 +26,13 @@ def _version(target: ArtifactTarget) -> str:
     return target.digest.partition(":")[2][:12]
 
 
-def lay_down(folder: Path, target: ArtifactTarget, model: Path) -> Path:
-    """Make `current` this variant, whose file was verified just now; the path that applications open."""
+def lay_down(folder: Path, target: ArtifactTarget, model: Path, data: Path | None = None) -> Path:
+    """Make `current` this variant, whose files were verified just now; the path that applications open."""
     version = folder / "versions" / _version(target)
     version.mkdir(parents=True, exist_ok=True)
-    path = version / MODEL_FILE
-    temporary = version / f".{MODEL_FILE}{TEMPORARY}"
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(model, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(model, temporary)
-    os.replace(temporary, path)
+    if data is not None:
+        _link(data, version / data.name)
+    _link(model, version / MODEL_FILE)
     write_json(
         version / "variant.json",
         {"revision": target.revision, "variant": target.variant, "digest": target.digest},
@@ -47,6 +43,16 @@ def lay_down(folder: Path, target: ArtifactTarget, model: Path) -> Path:
     os.replace(link, folder / CURRENT)
     sync_folder(folder)
     return folder / CURRENT / MODEL_FILE
+
+
+def _link(file: Path, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(file, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, temporary)
+    os.replace(temporary, path)
 
 
 def laid_down(folder: Path, target: ArtifactTarget) -> bool:

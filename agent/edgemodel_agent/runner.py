@@ -362,7 +362,8 @@ class ModelRunner:
             trouble="",
         )
         if files:
-            lay_down(self.folder, desired.target, self.node.store.load(desired.target.digest).model)
+            loaded = self.node.store.load(desired.target.digest)
+            lay_down(self.folder, desired.target, loaded.model, loaded.data)
             self.save(after)
             passed.server.kill()
             self.slot.close()

@@ -3,6 +3,7 @@
 ```
 <root>/blobs/sha256/<hex>      layers and golden files as the registry stores them (+ <hex>.part while they come)
 <root>/files/sha256/<hex>      expanded model files
+<root>/files/sha256/<hex>.data external data of large ones, under the name by which the model knows them
 <root>/variants/<hex>.json     a manifest's digest → its blobs and file
 ```
 Every file appears by rename after its digest was checked, and the digest is checked again each time before the file
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 
 from edgemodel_api.artifact import Golden
 from edgemodel_api.base import StatusModel
+from edgemodel_oci.companion import data_name
 
 from .files import read_json, sha256_of, write_json
 
@@ -46,6 +48,9 @@ class VariantRecord(StatusModel):
     golden_spec: Golden
     file_digest: str
     file_size: int
+    data_digest: str = ""
+    """Of the model's external data; empty: it is one file."""
+    data_size: int = 0
 
 
 class Loaded(NamedTuple):
@@ -54,6 +59,8 @@ class Loaded(NamedTuple):
     model: Path
     golden: Path
     golden_spec: Golden
+    data: Path | None = None
+    """External data, which lie beside the model."""
 
 
 class DamagedError(Exception):
@@ -87,6 +94,22 @@ class Store:
         """Where an expanded file lies, or would lie."""
         return self.files / _hex(digest)
 
+    def data_path(self, digest: str) -> Path:
+        """Where external data lie, or would lie."""
+        _hex(digest)
+        return self.files / data_name(digest)
+
+    def _files_of(self, record: VariantRecord) -> list[tuple[Path, str, int]]:
+        """(path, digest, size) of the expanded files of a variant, the external data first."""
+        model = (self.file_path(record.file_digest), record.file_digest, record.file_size)
+        if not record.data_digest:
+            return [model]
+        return [(self.data_path(record.data_digest), record.data_digest, record.data_size), model]
+
+    def expanded(self, record: VariantRecord) -> bool:
+        """Whether the variant's expanded files are here with their digests; wrong ones are removed."""
+        return all(size_of(p) == size and self.intact(p, digest) for p, digest, size in self._files_of(record))
+
     def free_bytes(self) -> int:
         """Free disk space for this user."""
         return shutil.disk_usage(self.root).free
@@ -116,12 +139,10 @@ class Store:
     def complete(self, digest: str) -> bool:
         """Whether the variant's model and golden files are here in full size (their digests are checked by `load`)."""
         record = self.record(digest)
-        return record is not None and all(
-            size_of(path) == size
-            for path, size in (
-                (self.file_path(record.file_digest), record.file_size),
-                (self.blob_path(record.golden.digest), record.golden.size),
-            )
+        return (
+            record is not None
+            and all(size_of(path) == size for path, _, size in self._files_of(record))
+            and size_of(self.blob_path(record.golden.digest)) == record.golden.size
         )
 
     def load(self, digest: str) -> Loaded:
@@ -134,10 +155,12 @@ class Store:
         if record is None:
             raise DamagedError(f"variant {digest} is not known here")
         model, golden = self.file_path(record.file_digest), self.blob_path(record.golden.digest)
-        for path, expected in ((model, record.file_digest), (golden, record.golden.digest)):
+        files = [(path, expected) for path, expected, _ in self._files_of(record)]
+        for path, expected in (*files, (golden, record.golden.digest)):
             if not self.intact(path, expected):
                 raise DamagedError(f"the stored file {path.name} of variant {digest} was damaged: it is fetched again")
-        return Loaded(model, golden, record.golden_spec)
+        data = self.data_path(record.data_digest) if record.data_digest else None
+        return Loaded(model, golden, record.golden_spec, data)
 
     def intact(self, path: Path, digest: str) -> bool:
         """Whether the file is there with this digest; a wrong one is removed."""
@@ -156,7 +179,7 @@ class Store:
             path = self.blob_path(blob.digest)
             if size_of(path) != blob.size:
                 stored += max(0, blob.size - max(0, size_of(path.with_name(path.name + PART))))
-        expanded = 0 if size_of(self.file_path(record.file_digest)) == record.file_size else record.file_size
+        expanded = sum(size for path, _, size in self._files_of(record) if size_of(path) != size)
         return stored, expanded
 
     def collect(self, keep: Iterable[str]) -> int:
@@ -170,7 +193,7 @@ class Store:
         blobs = {_hex(b.digest) for r in records for b in (r.weight, r.golden)}
         names = {
             self.blobs: blobs | {b + PART for b in blobs},
-            self.files: {_hex(r.file_digest) for r in records},
+            self.files: {path.name for r in records for path, _, _ in self._files_of(r)},
             self.variants: {f"{_hex(r.digest)}.json" for r in records},
         }
         freed = 0

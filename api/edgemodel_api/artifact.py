@@ -15,7 +15,8 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 MODEL_ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
-#: A deterministic tar with one file, compressed with zstd: the entropy coder that makes pruned zeros pay.
+#: A deterministic tar with the model file (and the external data of a large one), compressed with zstd: the entropy
+#: coder that makes pruned zeros pay.
 WEIGHT_LAYER = "application/vnd.cncf.model.weight.v1.tar+zstd"
 #: golden.npz (arrays `input:NAME`, `output:NAME`; first axis = cases) with the Golden JSON in its annotation.
 GOLDEN_LAYER = "application/vnd.cncf.model.dataset.v1.raw"
@@ -30,13 +31,20 @@ ANNOTATION_ENCODING = "dev.edgemodel.encoding"
 ANNOTATION_REVISION = "dev.edgemodel.revision"
 ANNOTATION_FILE_DIGEST = "dev.edgemodel.file.digest"
 ANNOTATION_FILE_SIZE = "dev.edgemodel.file.size"
+#: Of a weight layer with a second file, the model's external data: its digest, by which it is also named, and bytes.
+ANNOTATION_DATA_DIGEST = "dev.edgemodel.data.digest"
+ANNOTATION_DATA_SIZE = "dev.edgemodel.data.size"
 ANNOTATION_GOLDEN = "dev.edgemodel.golden"
 
 #: Names inside the artifact.
 MODEL_FILE = "model.onnx"
+#: Of external data, behind the 64 hex digits of its sha256: the model names them, so its own digest covers them too.
+DATA_SUFFIX = ".data"
 GOLDEN_FILE = "golden.npz"
 GOLDEN_INPUT_PREFIX = "input:"
 GOLDEN_OUTPUT_PREFIX = "output:"
+#: Entry of `metadata_props` in the ONNX file of a model with external data: `sha256:HEX SIZE`.
+DATA_PROPERTY = "dev.edgemodel.data"
 
 
 class Golden(StatusModel):

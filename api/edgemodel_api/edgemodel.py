@@ -321,6 +321,11 @@ class DistillMethod(StrEnum):
 class Student(ApiModel):
     """The smaller network: a file, or derived from the teacher."""
 
+    @property
+    def file(self) -> RemoteFile | None:
+        """The file, not yet checked as others of its kind are; None: it is derived."""
+        return None if self.uri is None else RemoteFile.model_construct(uri=self.uri, sha256=self.sha256)
+
     uri: Uri | None = None
     sha256: Sha256 | None = None
     width: q.PositivePercent | None = Field(None, description="Share of the teacher's channels, such as 50%.")

@@ -12,7 +12,7 @@ from typing import Self
 from pydantic import Field
 
 from .base import StatusModel
-from .edgemodel import Compression, Data, EdgeModel, Format, HealthCheck, Source
+from .edgemodel import Compression, Data, EdgeModel, Format, HealthCheck, RemoteFile, Source
 from .hardware import HardwareClass
 
 RESULT_LIMIT_BYTES = 4096
@@ -36,13 +36,35 @@ class JobSpec(StatusModel):
     """Folder against which relative `file:` URIs are resolved."""
     work_dir: str | None = None
     credentials: dict[str, str] = Field(default_factory=dict)
-    """Folders that hold a Secret's keys as files, by what they are for: `source`, `calibration`, `validation`."""
+    """Folders that hold a Secret's keys as files, by what they are for: `source`, `training`, `calibration`, `validation`."""
     volumes_dir: str | None = None
     """Where claims are mounted, each under its name: what `pvc://CLAIM/PATH` means."""
     in_pod: bool = False
     """Whether a cluster runs it, so that messages name what helps there."""
     max_source_bytes: int = 2 * 2**30
     seed: int = 0
+    workers: int | None = Field(None, ge=1)
+    """How many candidates are judged at the same time; None: as many as cores and memory allow. The outcome is the same."""
+    cache_dir: str | None = None
+    """Where measurements are kept for later runs; None: they are not."""
+    deadline_seconds: float | None = None
+    """After so long the Job is ended from outside: its search stops early enough to store the best so far."""
+
+    @property
+    def files(self) -> dict[str, RemoteFile]:
+        """Everything that it reads by URI: `source`, `training`, `calibration`, `validation`, and `student-INDEX` where a
+        distill step (its index among the steps) names the student's file.
+        """
+        found: dict[str, RemoteFile | None] = {
+            "source": self.source,
+            "training": self.data.training,
+            "calibration": self.data.calibration,
+            "validation": self.data.validation,
+        }
+        for index, step in enumerate(self.compression.steps or ()):
+            if step.distill is not None:
+                found[f"student-{index}"] = step.distill.student.file
+        return {what: remote for what, remote in found.items() if remote is not None}
 
     @classmethod
     def of(cls, model: EdgeModel, *, revision: str, platforms: tuple[str, ...], output: str, base_dir: str) -> Self:

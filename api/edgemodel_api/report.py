@@ -72,6 +72,10 @@ class Verification(StatusModel):
     max_error: float | None = Field(
         None, description="‖there − here‖₂ / ‖here‖₂ over the outputs: how far that CPU's answers are from this one's."
     )
+    holds: bool | None = Field(
+        None,
+        description="Whether the file runs there and keeps maxQualityDrop (or loses no more than here). Absent: not known.",
+    )
     message: str = ""
 
 

@@ -27,7 +27,8 @@ def revision_of(spec: EdgeModelSpec, platforms: Iterable[str]) -> str:
     for part in material.get("data", {}).values():
         part.pop("credentialsSecretRef", None)
     # Where a file lies does not change its bytes: with a digest, the digest alone counts.
-    for part in (material["source"], *material.get("data", {}).values()):
+    students = (s["distill"]["student"] for s in material["compression"].get("steps", ()) if "distill" in s)
+    for part in (material["source"], *material.get("data", {}).values(), *students):
         if "sha256" in part:
             part.pop("uri", None)
     material["platforms"] = sorted(set(platforms))

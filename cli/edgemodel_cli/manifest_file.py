@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from edgemodel_api.edgemodel import EdgeModel, RemoteFile
+from edgemodel_api.edgemodel import EdgeModel, RemoteFile, Step
 from edgemodel_api.errors import InputError
 from edgemodel_api.manifest import load
 from edgemodel_api.yaml_text import MAX_BYTES
@@ -94,13 +94,35 @@ def digested(model: EdgeModel, base_dir: Path) -> ManifestFile:
         if found is not None:
             files.append(found)
             changed[field] = remote.replace(sha256=found.sha256)
+    return ManifestFile(_with_files(model, changed), base_dir, tuple(files))
+
+
+def _with_files(model: EdgeModel, changed: dict[str, RemoteFile]) -> EdgeModel:
+    """The model with other files, by field as `remote_files` names them."""
     spec = model.spec
     data = spec.data.replace(
+        training=changed.get("spec.data.training", spec.data.training),
         calibration=changed.get("spec.data.calibration", spec.data.calibration),
         validation=changed.get("spec.data.validation", spec.data.validation),
     )
-    spec = spec.replace(source=changed.get("spec.source", spec.source), data=data)
-    return ManifestFile(model.replace(spec=spec), base_dir, tuple(files))
+    steps = spec.compression.steps
+    if steps is not None:
+        steps = tuple(_with_student(step, changed.get(_student(index))) for index, step in enumerate(steps))
+    spec = spec.replace(
+        source=changed.get("spec.source", spec.source), data=data, compression=spec.compression.replace(steps=steps)
+    )
+    return model.replace(spec=spec)
+
+
+def _with_student(step: Step, file: RemoteFile | None) -> Step:
+    if file is None or step.distill is None:
+        return step
+    student = step.distill.student.replace(sha256=file.sha256)
+    return step.replace(distill=step.distill.replace(student=student))
+
+
+def _student(index: int) -> str:
+    return f"spec.compression.steps[{index}].distill.student"
 
 
 def _check_rollout(model: EdgeModel) -> None:
@@ -118,10 +140,15 @@ def _check_rollout(model: EdgeModel) -> None:
 def remote_files(model: EdgeModel) -> Iterator[tuple[str, RemoteFile]]:
     """(field, file) of everything that the manifest names by URI and compression may read."""
     yield "spec.source", model.spec.source
+    if model.spec.data.training is not None:
+        yield "spec.data.training", model.spec.data.training
     if model.spec.data.calibration is not None:
         yield "spec.data.calibration", model.spec.data.calibration
     if model.spec.data.validation is not None:
         yield "spec.data.validation", model.spec.data.validation
+    for index, step in enumerate(model.spec.compression.steps or ()):
+        if step.distill is not None and step.distill.student.file is not None:
+            yield _student(index), step.distill.student.file
 
 
 def local_path(uri: str, base_dir: Path) -> Path | None:

@@ -1,42 +1,24 @@
-"""Measuring candidates beside the source: quality and size first, clocks afterwards. No file is measured twice.
-
-Quality is first looked at on `SCREEN_SAMPLES`, those on which the source is least sure (`Evaluator.screen`): what is
-over the budget there is out. What goes into the artifact has always seen all the data.
-"""
+"""Verdicts and clocks: what is known of a file, beside the source, as an outcome. No file is timed twice."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnxruntime as ort
-
-from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Budget
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import parse_percent
-from edgemodel_api.report import Measurement, Refusal
-from edgemodel_oci.artifact import packed_size
+from edgemodel_api.report import Measurement, Refusal, Verification
 
 from . import gates
 from .build import Built
-from .candidates import Recipe
+from .candidates import classes_on, classes_there
 from .evaluate.latency import compare_latency
 from .evaluate.memory import peak_memory
-from .evaluate.metrics import Array
-from .evaluate.quality import Evaluator, Mask, Quality
+from .evaluate.quality import Quality
 from .evaluate.runner import Arrays, Run, runner
-from .formats.onnx_model import open_session
-from .search import Effort
+from .judge import Court, Known, serving_session
+from .recipe import Recipe
 
-SCREEN_SAMPLES = 256
-#: Of fewer samples, a quarter.
-SCREEN_SHARE = 4
-LEAST_SCREEN = 128
 LATENCY_SECONDS = 1.0
 #: For candidates that are out already: their place in the plot.
 ROUGH_LATENCY_SECONDS = 0.3
@@ -57,6 +39,9 @@ class Outcome:
         refusals: of the deterministic gates; those of this host come with `timed`.
         quantized: names of the quantized nodes.
         notes: of the steps.
+        verified: on the kinds of CPU that it is meant for.
+        repairs: what was changed because it did not hold on one of them.
+        lost: hardware classes on which it does not hold; it is not for them.
     """
 
     name: str
@@ -69,6 +54,19 @@ class Outcome:
     refusals: tuple[Refusal, ...] = ()
     quantized: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    verified: tuple[Verification, ...] = ()
+    repairs: tuple[str, ...] = ()
+    lost: frozenset[str] = frozenset()
+
+    def classes_on(self, platform: str) -> tuple[str, ...] | None:
+        """Hardware classes of `platform` that it is for: `()` all of them, None: it is not for it."""
+        meant = classes_on(self.recipe, platform)
+        if meant is None or not self.lost:
+            return meant
+        left = tuple(c for c in meant or classes_there(platform) if c not in self.lost)
+        if not left:
+            return None
+        return () if left == classes_there(platform) else left
 
     @property
     def size_bytes(self) -> int:
@@ -91,16 +89,21 @@ class Outcome:
         return self.loads and not any(r.gate in gates.DETERMINISTIC for r in self.refusals)
 
 
-@dataclass
-class _Known:
-    """What is known of one file by content."""
+@dataclass(frozen=True)
+class Clocks:
+    """What a file took beside the source, in turns with it.
 
-    measurement: Measurement
-    rows: Array | None = None
-    chosen: Mask | None = None
-    quality: Quality | None = None
-    failure: str = ""
-    timed: dict[float, tuple[Measurement, float]] = field(default_factory=dict)
+    Attributes:
+        slowdown: median of the ratios minus 1.
+        low: lower end of its 95 % interval.
+        p99: 99th percentile over the source's median.
+        peak_memory_bytes: of a process that serves it; None: not measured.
+    """
+
+    slowdown: float
+    low: float
+    p99: float
+    peak_memory_bytes: int | None
 
 
 class Bench:
@@ -111,38 +114,32 @@ class Bench:
         *,
         source_path: Path,
         source_size: int,
-        evaluator: Evaluator,
+        source_bytes: int,
+        court: Court,
         feeds: list[Arrays],
         budget: Budget,
-        threads: int,
         work_dir: Path,
-        probe: Callable[[Path], None],
     ) -> None:
         """Measures the source's memory and latency.
 
         Args:
             source_path: the file.
             source_size: its stored bytes.
-            evaluator: has judged the source.
+            source_bytes: its bytes.
+            court: its evaluator has judged the source.
             feeds: single requests, for latency.
             budget: the limits.
-            threads: for quality; latency is measured with one.
             work_dir: for the memory measurement.
-            probe: loads and runs a file in another process; raises InputError where that fails.
         """
-        self._evaluator, self._feeds, self._budget = evaluator, feeds, budget
-        self._threads, self._work_dir, self._probe = threads, work_dir, probe
-        self._limit = parse_percent(budget.max_quality_drop)
-        self._screen = evaluator.screen(min(SCREEN_SAMPLES, max(LEAST_SCREEN, evaluator.samples // SCREEN_SHARE)))
-        self._everything = np.ones(evaluator.samples, dtype=bool)
-        self._known: dict[str, _Known] = {}
-        self._probed: set[str] = set()
+        self.court = court
+        self._feeds, self._budget, self._work_dir = feeds, budget, work_dir
+        self._clocks: dict[tuple[str, float], Clocks] = {}
         self._source_run: Run = runner(serving_session(source_path, 1))
         timing = compare_latency(self._source_run, self._source_run, feeds, seconds=LATENCY_SECONDS / 2).source
-        quality = evaluator.source_quality
+        quality = court.evaluator.source_quality
         self.source = Measurement(
             size_bytes=source_size,
-            file_bytes=source_path.stat().st_size,
+            file_bytes=source_bytes,
             quality=quality.value,
             quality_low=quality.low,
             quality_high=quality.high,
@@ -151,106 +148,39 @@ class Bench:
             latency_p99_seconds=timing.p99,
             slowdown=0.0,
             peak_memory_bytes=peak_memory(source_path, feeds[0], work_dir=work_dir),
-            samples=evaluator.samples,
+            samples=court.evaluator.samples,
         )
 
-    def measure(self, name: str, recipe: Recipe, built: Built, effort: Effort) -> Outcome:
-        """Deterministic gates: quality as exactly as `effort` says, and size. A bad candidate is an outcome, no error."""
+    def outcome(self, name: str, recipe: Recipe, built: Built, known: Known, *, path: Path | None) -> Outcome:
+        """What is known of a candidate, with the verdicts of the deterministic gates: quality and size.
+
+        Args:
+            name: unique in this run.
+            recipe: what was done.
+            built: its file, which need not be there any more.
+            known: of that file.
+            path: where it is; None: nowhere.
+        """
         outcome = Outcome(
             name=name,
             recipe=recipe,
-            path=built.path,
+            path=path,
             file_digest=built.digest,
             quantized=built.quantized,
             notes=built.notes,
         )
-        known = self._known.get(built.digest)
-        if known is None:
-            known = self._known[built.digest] = self._sized(built)
-        if not known.failure:
-            try:
-                if recipe.integer_compute and recipe.encoding not in self._probed:
-                    # Integer kernels have crashed processes; whether they do depends on the encoding.
-                    self._probe(built.path)
-                    self._probed.add(recipe.encoding)
-                self._judge(known, built.path, recipe, effort)
-            except InputError as error:
-                if error.reason == reasons.DISK_FULL:
-                    raise
-                known.failure = error.message
-        if known.failure:
+        quality = self.court.quality(known)
+        if known.failure or quality is None:
             return replace(outcome, path=None, refusals=(gates.load_refusal(known.failure),))
-        return self._verdict(outcome, known)
-
-    def again(self, outcome: Outcome, effort: Effort) -> Outcome:
-        """Measure the same file more exactly; what is known already is kept."""
-        if outcome.path is None:
-            return outcome
-        built = Built(outcome.path, outcome.file_digest, outcome.quantized, outcome.notes, None)
-        return self.measure(outcome.name, outcome.recipe, built, effort)
-
-    def timed(self, outcome: Outcome, *, rough: bool = False) -> Outcome:
-        """Latency, slowdown and (not `rough`) peak memory on this machine, with the gates' verdicts on them."""
-        known = self._known.get(outcome.file_digest)
-        if known is None or outcome.path is None or outcome.measurement is None:
-            return outcome
-        seconds = ROUGH_LATENCY_SECONDS if rough else LATENCY_SECONDS
-        try:
-            if seconds not in known.timed:
-                known.timed[seconds] = self._clocks(outcome.path, outcome.measurement, seconds, memory=not rough)
-        except InputError as error:
-            return replace(outcome, refusals=(*outcome.refusals, gates.load_refusal(error.message)))
-        clocks, low = known.timed[seconds]
-        measurement = outcome.measurement.replace(
-            latency_median_seconds=clocks.latency_median_seconds,
-            latency_p99_seconds=clocks.latency_p99_seconds,
-            slowdown=clocks.slowdown,
-            peak_memory_bytes=clocks.peak_memory_bytes,
-        )
-        refused = gates.host_gates(self._budget, measurement, slowdown_low=low)
-        return replace(outcome, measurement=measurement, refusals=(*outcome.refusals, *refused))
-
-    def _sized(self, built: Built) -> _Known:
         measurement = Measurement(
-            size_bytes=packed_size(built.path), file_bytes=os.stat(built.path).st_size, sparsity=built.sparsity
-        )
-        return _Known(measurement)
-
-    def _judge(self, known: _Known, path: Path, recipe: Recipe, effort: Effort) -> None:
-        run: Run | None = None
-
-        def judge(chosen: Mask) -> Array:
-            nonlocal run
-            run = run or runner(serving_session(path, self._threads))
-            return self._evaluator.judge_rows(run, chosen, one_by_one=recipe.dynamic)
-
-        if known.rows is None or known.chosen is None:
-            known.rows, known.chosen = judge(self._screen), self._screen
-            known.quality = self._evaluator.quality(known.rows, known.chosen)
-        quality = known.quality
-        if (
-            known.chosen.all()
-            or quality is None
-            or effort is Effort.QUICK
-            or self._evaluator.over(quality, self._limit)
-        ):
-            return
-        rest = judge(~known.chosen)
-        rows = np.empty(self._evaluator.samples, dtype=np.result_type(known.rows, rest))
-        rows[known.chosen], rows[~known.chosen] = known.rows, rest
-        known.rows, known.chosen = rows, self._everything
-        known.quality = self._evaluator.quality(rows, self._everything)
-
-    def _verdict(self, outcome: Outcome, known: _Known) -> Outcome:
-        quality, chosen = known.quality, known.chosen
-        if quality is None or chosen is None:
-            return outcome
-        measurement = known.measurement.replace(
+            size_bytes=known.size_bytes,
+            file_bytes=built.file_bytes,
+            sparsity=built.sparsity,
             quality=quality.value,
             quality_low=quality.low,
             quality_high=quality.high,
             quality_drop=quality.drop,
-            samples=int(chosen.sum()),
+            samples=int(self.court.mask(known).sum()),
         )
         refusals = list(gates.deterministic_gates(self._budget, measurement))
         if shrink := gates.shrink_refusal(measurement, self.source):
@@ -259,27 +189,47 @@ class Bench:
             outcome,
             measurement=measurement,
             quality=quality,
-            complete=bool(chosen.all()),
+            complete=known.complete,
             refusals=tuple(refusals),
         )
 
-    def _clocks(
-        self, path: Path, measurement: Measurement, seconds: float, *, memory: bool
-    ) -> tuple[Measurement, float]:
-        """The candidate's clocks as they would have been when the source was timed, so that dividing two reported numbers
-        gives the ratio that was measured in turns, whatever the machine did between the measurements.
+    def timed(self, outcome: Outcome, *, rough: bool = False) -> Outcome:
+        """Latency, slowdown and (not `rough`) peak memory on this machine, with the gates' verdicts on them."""
+        if outcome.path is None or outcome.measurement is None:
+            return outcome
+        try:
+            return self.with_clocks(outcome, self.clocks(outcome, rough=rough))
+        except InputError as error:
+            return replace(outcome, refusals=(*outcome.refusals, gates.load_refusal(error.message)))
+
+    def clocks(self, outcome: Outcome, *, rough: bool) -> Clocks:
+        """Run it in turns with the source.
+
+        Raises:
+            InputError: it cannot run in a process of its own.
         """
-        found = compare_latency(runner(serving_session(path, 1)), self._source_run, self._feeds, seconds=seconds)
-        then = self.source.latency_median_seconds or found.source.median
-        clocks = measurement.replace(
-            latency_median_seconds=then * (1 + found.slowdown.value),
-            latency_p99_seconds=found.candidate.p99 * then / max(found.source.median, 1e-9),
-            slowdown=found.slowdown.value,
-            peak_memory_bytes=peak_memory(path, self._feeds[0], work_dir=self._work_dir) if memory else None,
+        seconds = ROUGH_LATENCY_SECONDS if rough else LATENCY_SECONDS
+        key = outcome.file_digest, seconds
+        if key not in self._clocks and outcome.path is not None:
+            run = runner(serving_session(outcome.path, 1))
+            found = compare_latency(run, self._source_run, self._feeds, seconds=seconds)
+            memory = None if rough else peak_memory(outcome.path, self._feeds[0], work_dir=self._work_dir)
+            p99 = found.candidate.p99 / max(found.source.median, 1e-9)
+            self._clocks[key] = Clocks(found.slowdown.value, found.slowdown.low, p99, memory)
+        return self._clocks[key]
+
+    def with_clocks(self, outcome: Outcome, clocks: Clocks) -> Outcome:
+        """The outcome with its clocks as they would have been when the source was timed, so that dividing two reported
+        numbers gives the ratio that was measured in turns, whatever the machine did between the measurements.
+        """
+        if outcome.measurement is None:
+            return outcome
+        then = self.source.latency_median_seconds or 0.0
+        measurement = outcome.measurement.replace(
+            latency_median_seconds=then * (1 + clocks.slowdown),
+            latency_p99_seconds=then * clocks.p99,
+            slowdown=clocks.slowdown,
+            peak_memory_bytes=clocks.peak_memory_bytes,
         )
-        return clocks, found.slowdown.low
-
-
-def serving_session(path: Path, threads: int) -> Any:
-    """As a server opens it: with all of the runtime's optimizations, for integer kernels come in by them."""
-    return open_session(path, threads=threads, level=ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        refused = gates.host_gates(self._budget, measurement, slowdown_low=clocks.low)
+        return replace(outcome, measurement=measurement, refusals=(*outcome.refusals, *refused))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemodel_api.edgemodel import PruneStep
+from edgemodel_api.edgemodel import PruneStep, Schedule
 from edgemodel_api.errors import InputError
+from edgemodel_oci.companion import companion
 
-from .candidates import Quantize, Recipe
+from . import allocate, mixture
+from .allocate import Option
 from .evaluate.runner import Batches
 from .formats.onnx_model import save_model
+from .learn import Learner
 from .progress import Report, counter
+from .recipe import Distill, Mixture, Quantize, Recipe, Reshape
 from .steps.calibrate import Ranges, calibrate
 from .steps.prune import prune
 from .steps.quantize import quantizable, quantize
@@ -28,8 +32,9 @@ class Built:
     """A candidate's file.
 
     Attributes:
-        path: the file.
+        path: the file; of a large model its external data lie beside it.
         digest: its sha256, hex.
+        file_bytes: of it, and its external data.
         quantized: names of the quantized nodes.
         notes: of the steps, for the report.
         sparsity: share of exact zeros among all weights once pruned; None: nothing was. (Small numbers round more to zero.)
@@ -37,6 +42,7 @@ class Built:
 
     path: Path
     digest: str
+    file_bytes: int
     quantized: tuple[str, ...]
     notes: tuple[str, ...]
     sparsity: float | None
@@ -54,13 +60,15 @@ class Applied:
 
 @dataclass
 class _Base:
-    """A pruned model, and what was calibrated on it."""
+    """A float model that candidates are quantized from, and what was measured on it."""
 
     model: Any
-    sparsity: float | None
+    sparsity: float | None = None
     notes: tuple[str, ...] = ()
-    pruned: bool = False
+    changed: bool = False
     ranges: Ranges | None = None
+    sensitivities: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    options: dict[str, tuple[Option, ...]] | None = None
 
 
 @dataclass
@@ -74,6 +82,7 @@ class Builder:
         work_dir: where files go.
         seed: of the choice of samples.
         report: where progress goes.
+        learner: distills and recovers.
     """
 
     prepared: Any
@@ -82,23 +91,26 @@ class Builder:
     work_dir: Path
     seed: int
     report: Report
-    _bases: dict[tuple[PruneStep, ...], _Base] = field(default_factory=dict)
-    _sensitivities: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    learner: Learner
+    _bases: dict[tuple[Reshape, ...], _Base] = field(default_factory=dict)
 
     def apply(self, recipe: Recipe) -> Applied:
         """The recipe's model.
 
         Raises:
             InputError: a step cannot be applied, or there is nothing to quantize.
+            TimeUpError: the time was up while a network learned.
         """
-        base = self._base(recipe.prunes)
+        base = self._base(recipe.reshapes)
+        if recipe.mixture is not None:
+            return self._mixed(base, recipe.mixture)
         model, quantized, notes = base.model, list[str](), [*base.notes]
         for action in recipe.quantizes:
             result = quantize(
                 model,
                 action.step,
                 action.encoding,
-                ranges=self._ranges(recipe, base) if action.needs_ranges else None,
+                ranges=self._ranges(recipe.name, base) if action.needs_ranges else None,
                 nodes=self._least_sensitive(action),
             )
             model = result.model
@@ -107,7 +119,7 @@ class Builder:
         if recipe.quantizes and not quantized:
             reason = f": {notes[0]}" if notes else ""
             raise InputError(f"no node of this model can be quantized as {recipe.encoding}{reason}")
-        if not recipe.quantizes and not base.pruned:
+        if not recipe.quantizes and not base.changed:
             raise InputError("nothing to prune: the model has no float weights, or exclude names them all")
         return Applied(model, tuple(quantized), tuple(dict.fromkeys(notes)), base.sparsity)
 
@@ -115,24 +127,69 @@ class Builder:
         """How many nodes a quantize step can work on."""
         return len(quantizable(self.prepared, action.step))
 
-    def _base(self, prunes: tuple[PruneStep, ...]) -> _Base:
-        if prunes not in self._bases:
-            # Models may be large: the unpruned one and the last pruned one are enough.
-            for key in [k for k in self._bases if k]:
-                del self._bases[key]
-            model, sparsity, notes, tensors = self.prepared, None, list[str](), 0
-            for step in prunes:
-                pruned = prune(model, step)
-                model = pruned.model
-                tensors += len(pruned.tensors)
-                notes += pruned.notes
-            if prunes:
-                # Of all weights: what a step left alone is part of the file, too.
-                sparsity = sparsity_of(weights(model))
-            self._bases[prunes] = _Base(model, sparsity, tuple(notes), pruned=tensors > 0)
-        return self._bases[prunes]
+    def moves(self, ladder: tuple[Quantize, ...]) -> int:
+        """How many moves a mixture of these encodings has; 0: there is nothing to choose, or its cost is not known."""
+        try:
+            return allocate.moves(self._options(self._base(()), ladder))
+        except InputError:
+            return 0
 
-    def _ranges(self, recipe: Recipe, base: _Base) -> Ranges:
+    def sensitivity_of(self, action: Quantize) -> dict[str, float]:
+        """Output error when only that node is quantized, for each node that the step can work on; measured once."""
+        return self._sensitivity(self._base(()), action)
+
+    def save(self, applied: Applied) -> Built:
+        """The file, named by its content's digest.
+
+        Raises:
+            InputError: the disk refuses.
+        """
+        draft = self.work_dir / "candidate.onnx"
+        digest, size = save_model(applied.model, draft)
+        path = self.work_dir / f"{digest}.onnx"
+        draft.replace(path)
+        return Built(path, digest, size, applied.quantized, applied.notes, applied.sparsity)
+
+    def _base(self, reshapes: tuple[Reshape, ...]) -> _Base:
+        if not reshapes and reshapes not in self._bases:
+            self._bases[reshapes] = _Base(self.prepared)
+        if reshapes not in self._bases:
+            # Models may be large: the unpruned one and those on the way to the last pruned one are enough.
+            for key in [k for k in self._bases if k != reshapes[: len(k)]]:
+                del self._bases[key]
+            self._bases[reshapes] = self._reshaped(self._base(reshapes[:-1]), reshapes[-1])
+        return self._bases[reshapes]
+
+    def _reshaped(self, parent: _Base, action: Reshape) -> _Base:
+        if isinstance(action, Distill):
+            model, notes = self.learner.distill(self.prepared, parent.model, action)
+            return _Base(model, parent.sparsity, (*parent.notes, *notes), changed=True)
+        gradual = action.recover is not None and action.recover.schedule is Schedule.GRADUAL
+        pruned = prune(parent.model, action)
+        model, notes = pruned.model, list(pruned.notes)
+        if action.recover is not None:
+            model, learned = self.learner.recover(self.prepared, parent.model if gradual else pruned.model, action)
+            notes += learned
+        changed = parent.changed or bool(pruned.tensors)
+        # Of all weights: what a step left alone is part of the file, too.
+        return _Base(model, sparsity_of(weights(model)), (*parent.notes, *notes), changed)
+
+    def _mixed(self, base: _Base, action: Mixture) -> Applied:
+        chosen = allocate.allocation(self._options(base, action.ladder), action.moves)
+        mixed = mixture.mix(base.model, action.ladder, chosen)
+        if not mixed.nodes:
+            raise InputError(f"no weight of this model can be stored smaller by {action.moves} moves")
+        notes = (*base.notes, *mixture.words(action.ladder, chosen))
+        return Applied(mixed.model, mixed.nodes, notes, base.sparsity if mixed.sparsity is None else mixed.sparsity)
+
+    def _options(self, base: _Base, ladder: tuple[Quantize, ...]) -> Mapping[str, tuple[Option, ...]]:
+        if base.options is None:
+            by = ladder[-1]
+            found = self._sensitivity(base, by)
+            base.options = mixture.options(base.model, ladder, found, by.encoding)
+        return base.options
+
+    def _ranges(self, name: str, base: _Base) -> Ranges:
         if base.ranges is None:
             path = self.work_dir / "calibrated.onnx"
             save_model(base.model, path)
@@ -142,26 +199,24 @@ class Builder:
                 rows=self.rows,
                 samples=CALIBRATION_SAMPLES,
                 seed=self.seed,
-                progress=counter(self.report, "calibrate", recipe.name),
+                progress=counter(self.report, "calibrate", name),
             )
-            path.unlink(missing_ok=True)
+            discard(path)
         return base.ranges
 
-    def sensitivity_of(self, action: Quantize) -> dict[str, float]:
-        """Output error when only that node is quantized, for each node that the step can work on; measured once."""
-        key = (action.encoding.name, action.step.model_dump_json(include={"include", "exclude", "precision"}))
-        if key not in self._sensitivities:
-            base = self._base(())
-            self._sensitivities[key] = sensitivity(
-                self.prepared,
-                quantizable(self.prepared, action.step),
+    def _sensitivity(self, base: _Base, action: Quantize) -> dict[str, float]:
+        key = (action.encoding.family, action.step.model_dump_json(include={"include", "exclude", "precision"}))
+        if key not in base.sensitivities:
+            base.sensitivities[key] = sensitivity(
+                base.model,
+                quantizable(base.model, action.step),
                 data=self.calibration,
                 rows=self.rows,
-                ranges=self._ranges(Recipe((action,)), base) if action.needs_ranges else None,
+                ranges=self._ranges(action.encoding.name, base) if action.needs_ranges else None,
                 encoding=action.encoding,
                 progress=counter(self.report, "sensitivity", action.encoding.name),
             )
-        return self._sensitivities[key]
+        return base.sensitivities[key]
 
     def _least_sensitive(self, action: Quantize) -> frozenset[str] | None:
         if action.count is None:
@@ -169,16 +224,14 @@ class Builder:
         found = self.sensitivity_of(action)
         return frozenset(sorted(found, key=lambda name: (found[name], name))[: action.count])
 
-    def save(self, applied: Applied) -> Built:
-        """The file, named by its content's digest.
 
-        Raises:
-            InputError: the disk refuses.
-        """
-        draft = self.work_dir / "candidate.onnx"
-        save_model(applied.model, draft)
-        with draft.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        path = self.work_dir / f"{digest}.onnx"
-        draft.replace(path)
-        return Built(path, digest, applied.quantized, applied.notes, applied.sparsity)
+def discard(path: Path) -> None:
+    """Remove a model file, and the external data of a large one."""
+    beside = None
+    try:
+        beside = companion(path)
+    except (InputError, OSError):
+        pass
+    path.unlink(missing_ok=True)
+    if beside is not None:
+        beside.path.unlink(missing_ok=True)

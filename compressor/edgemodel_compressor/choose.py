@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from edgemodel_api.edgemodel import Objective
 
-from .candidates import Recipe, classes_on
+from .recipe import Recipe
 
 #: Variants of a platform, the source included, and of all platforms together (the result has 4096 bytes).
 MOST_VARIANTS = 6
@@ -29,6 +29,9 @@ class Accepted(Protocol):
     @property
     def name(self) -> str:
         """Its name."""
+
+    def classes_on(self, platform: str) -> tuple[str, ...] | None:
+        """Hardware classes of `platform` that it is for: `()` all of them, None: it is not for it."""
 
     @property
     def size_bytes(self) -> int:
@@ -55,8 +58,8 @@ def pick(accepted: Sequence[A], platform: str, count: int) -> tuple[A, ...]:
     class the integer encoding that is most its own (likely its fastest); the smallest for each class; the smallest of
     each further encoding.
     """
-    here = sorted((c for c in accepted if classes_on(c.recipe, platform) is not None), key=_size)
-    meant = {c.name: classes_on(c.recipe, platform) or () for c in here}
+    here = sorted((c for c in accepted if c.classes_on(platform) is not None), key=_size)
+    meant = {c.name: c.classes_on(platform) or () for c in here}
     classes = sorted({name for names in meant.values() for name in names})
 
     def suits(c: A, name: str) -> bool:

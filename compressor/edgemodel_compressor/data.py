@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,7 +96,14 @@ class Dataset:
         edges = [i * self._samples // n for i in range(n + 1)]
         generator = np.random.default_rng(seed)
         chosen = [int(generator.integers(a, b)) for a, b in itertools.pairwise(edges)]
-        return {name: np.concatenate([column.rows(i, i + 1) for i in chosen]) for name, column in self._columns.items()}
+        return self.at(chosen)
+
+    def at(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Arrays:
+        """Copies of some rows (at least one), in the order given; neighbours are read together."""
+        numbers = np.asarray(rows, dtype=np.int64)
+        runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+        pieces = [(int(run[0]), int(run[-1]) + 1) for run in runs]
+        return {name: np.concatenate([column.rows(*p) for p in pieces]) for name, column in self._columns.items()}
 
 
 def open_dataset(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import RemoteFile
@@ -16,7 +18,7 @@ from edgemodel_api.job import JobSpec, Progress
 from edgemodel_oci.descriptor import is_platform
 from edgemodel_oci.reference import Reference, is_tag
 
-from .candidates import recipes_for, unsupported
+from .candidates import recipes_for
 from .credentials import CredentialsError, Secret, stored_elsewhere
 from .data import Dataset, open_dataset, synthetic
 from .formats import check_formats
@@ -27,6 +29,7 @@ from .sources import Fetched, check_credentials, fetch_source
 
 SYNTHETIC_SAMPLES = 256
 PROBE_TIMEOUT_SECONDS = 300.0
+_STUDENT = "student-"
 #: What the source is called in the work folder, where a message begins with it.
 _OUR_NAME = re.compile(r"^(model )?source(\.folded)?\.onnx(: | (?=is ))")
 
@@ -39,6 +42,9 @@ class Inputs:
         model: the source.
         calibration: for ranges and sensitivity.
         validation: for quality.
+        training: to learn from: data.training, else data.calibration; None: neither is given.
+        students: index of a distill step → the student's file, where the step names one.
+        files: everything that was fetched, by what it is for; the source's external data are in `model.sha256`.
         calibrated: whether `calibration` is real data: ranges of random numbers mean nothing.
         warnings: for the report.
     """
@@ -46,6 +52,9 @@ class Inputs:
     model: SourceModel
     calibration: Dataset
     validation: Dataset
+    training: Dataset | None
+    students: Mapping[int, SourceModel]
+    files: Mapping[str, Path]
     calibrated: bool
     warnings: tuple[str, ...]
 
@@ -57,8 +66,7 @@ def check_supported(job: JobSpec) -> Reference:
         InputError: with reason NotSupported where another version might.
     """
     check_formats(job.formats)
-    if error := unsupported(job.compression.steps):
-        raise error
+    _check_learning(job)
     if not job.platforms:
         raise InputError("the Job names no platform: give at least one, such as linux/amd64")
     for platform in job.platforms:
@@ -71,6 +79,25 @@ def check_supported(job: JobSpec) -> Reference:
     return Reference.parse(job.output).without_target().with_tag(job.revision)
 
 
+def _check_learning(job: JobSpec) -> None:
+    """Steps that learn need something to learn from; a student's file is a file like others."""
+    for index, step in enumerate(job.compression.steps or ()):
+        where = f"compression.steps[{index}]"
+        if step.distill is not None and step.distill.student.file is not None:
+            given = step.distill.student.file
+            try:
+                RemoteFile.model_validate(given.to_json())
+            except ValidationError as error:
+                raise InputError(f"{where}.distill.student: {error.errors()[0]['msg']}") from None
+        learns = step.distill is not None or (step.prune is not None and step.prune.recover is not None)
+        if learns and job.data.training is None and job.data.calibration is None:
+            what = "distill" if step.distill is not None else "prune.recover"
+            raise InputError(
+                f"{where}.{what} has nothing to learn from: give data.training, an .npz with the model's inputs (best with"
+                " labels too), or at least data.calibration"
+            )
+
+
 def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
     """Fetch, verify, load and try the source; open the data.
 
@@ -78,29 +105,38 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
         InputError: whatever is wrong with them.
         TransientError: a server does not answer.
     """
-    for what, remote in _remotes(job).items():
+    remotes = {_field(what): remote for what, remote in job.files.items()}
+    for what, remote in remotes.items():
         with _named(job, what):
             check_credentials(remote, _secret(job, what, remote))
     fetched = {}
-    for what, remote in _remotes(job).items():
+    for what, remote in remotes.items():
         with _named(job, what):
             fetched[what] = _fetch(job, what, remote, work_dir, report)
     report(Progress(stage="load"))
     source = fetched["source"]
     with _about(job.source):
         model = load_model(source.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=source.folder)
-    inputs = _with_data(job, model, {what: f.path for what, f in fetched.items()}, work_dir)
+    students = _students(job, fetched, work_dir)
+    inputs = _with_data(job, model, {what: f.path for what, f in fetched.items()}, students, work_dir)
     report(Progress(stage="probe", message="first run, in a process of its own"))
     with _about(job.source):
-        probe(
-            model.path,
-            model.inputs,
-            work_dir=work_dir,
-            memory_bytes=probe_memory(model.size_bytes),
-            timeout=PROBE_TIMEOUT_SECONDS,
-            feeds=inputs.validation.take(model.fixed_batch or 1, job.seed),
-        )
+        _try(model, inputs.validation, work_dir, job.seed)
+    for index, student in students.items():
+        with _about_student(index):
+            _try(student, inputs.validation, work_dir, job.seed)
     return inputs
+
+
+def _try(model: SourceModel, data: Dataset, work_dir: Path, seed: int) -> None:
+    probe(
+        model.path,
+        model.inputs,
+        work_dir=work_dir,
+        memory_bytes=probe_memory(model.size_bytes),
+        timeout=PROBE_TIMEOUT_SECONDS,
+        feeds=data.take(model.fixed_batch or 1, seed),
+    )
 
 
 @contextmanager
@@ -131,17 +167,36 @@ def probe_memory(size: int) -> int:
     return 4 * 2**30 + 8 * size
 
 
-def _remotes(job: JobSpec) -> dict[str, RemoteFile]:
-    found: dict[str, RemoteFile | None] = {
-        "source": job.source,
-        "data.calibration": job.data.calibration,
-        "data.validation": job.data.validation,
-    }
-    return {what: remote for what, remote in found.items() if remote is not None}
+def _field(what: str) -> str:
+    """How messages name one of `JobSpec.files`."""
+    return what if what == "source" or what.startswith(_STUDENT) else f"data.{what}"
+
+
+def _students(job: JobSpec, fetched: Mapping[str, Fetched], work_dir: Path) -> dict[int, SourceModel]:
+    found = {}
+    for what, file in fetched.items():
+        if what.startswith(_STUDENT):
+            index = int(what.removeprefix(_STUDENT))
+            with _about_student(index):
+                found[index] = load_model(
+                    file.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=file.folder
+                )
+    return found
+
+
+@contextmanager
+def _about_student(index: int) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        if error.reason == reasons.DISK_FULL:
+            raise
+        raise InputError(f"compression.steps[{index}].distill.student: {error.message}", reason=error.reason) from None
 
 
 def _fetch(job: JobSpec, what: str, remote: RemoteFile, work_dir: Path, report: Report) -> Fetched:
-    dest = work_dir / f"{what.replace('.', '-')}{'.onnx' if what == 'source' else '.npz'}"
+    is_model = what == "source" or what.startswith(_STUDENT)
+    dest = work_dir / f"{what.replace('.', '-')}{'.onnx' if is_model else '.npz'}"
     progress = counter(report, "fetch", what)
     progress(0, 0)
     return fetch_source(
@@ -167,7 +222,9 @@ def _secret(job: JobSpec, what: str, remote: RemoteFile) -> Secret | None:
     return Secret(reference.name, Path(folder) if folder is not None else None)
 
 
-def _with_data(job: JobSpec, model: SourceModel, paths: dict[str, Path], work_dir: Path) -> Inputs:
+def _with_data(
+    job: JobSpec, model: SourceModel, paths: dict[str, Path], students: Mapping[int, SourceModel], work_dir: Path
+) -> Inputs:
     def opened(what: str, labels: str | None) -> Dataset | None:
         if what not in paths:
             return None
@@ -178,15 +235,20 @@ def _with_data(job: JobSpec, model: SourceModel, paths: dict[str, Path], work_di
     declared = job.data.validation
     calibration = opened("data.calibration", None)
     validation = opened("data.validation", declared.labels if declared is not None else None)
+    given = job.data.training
+    training = opened("data.training", given.labels if given is not None else None)
     made = None
     if calibration is None and validation is None:
         made = synthetic(model.inputs, samples=SYNTHETIC_SAMPLES * (model.fixed_batch or 1), seed=job.seed)
     # What is made up has its warning below.
-    notes = [d.note for d in (calibration, validation) if d is not None and d.note]
+    notes = [d.note for d in (training, calibration, validation) if d is not None and d.note]
     return Inputs(
         model=model,
         calibration=_first(calibration, validation, made),
         validation=_first(validation, calibration, made),
+        training=training if training is not None else calibration,
+        students=students,
+        files=paths,
         calibrated=made is None,
         warnings=(*_warnings(job, made=made is not None), *dict.fromkeys(notes)),
     )

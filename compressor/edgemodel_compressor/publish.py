@@ -15,7 +15,7 @@ from edgemodel_oci.repository import Repository
 
 from . import stored
 from .bench import Outcome
-from .candidates import FLOAT32, classes_on
+from .recipe import FLOAT32
 from .progress import Report
 from .summary import SOURCE
 
@@ -95,7 +95,7 @@ def publish(
 def _entries(platform: str, some: tuple[Outcome, ...], files: Files) -> list[_Entry]:
     found = [_Entry(SOURCE, files.source, (), FLOAT32)]
     found += [
-        _Entry(o.name, o.path, classes_on(o.recipe, platform) or (), o.recipe.encoding)
+        _Entry(o.name, o.path, o.classes_on(platform) or (), o.recipe.encoding)
         for o in some
         if o.path is not None
     ]

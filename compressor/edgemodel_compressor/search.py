@@ -1,40 +1,44 @@
 """The search for the smallest (or fastest) candidate within the budget. Pure: it measures through a function.
 
 1. Each technique alone: weights only as Int8, Int4 and Float16, static and dynamic Int8 in each encoding.
-2. Where Int4 breaks the quality, as many of the least sensitive nodes as the budget allows, the rest Int8 (and where
-   Int8 breaks it, Int8 and the rest Float16): found by bisection.
-3. Where a static encoding breaks it, the same: its least sensitive nodes, the rest float.
-4. The smallest of these on a pruned model: the highest sparsity that keeps the quality, by bisection, first by
+2. Where Int4 breaks the quality: each layer in its own encoding, by least error for each byte saved (`allocate`); how
+   far to go is found by bisection. Where a static encoding breaks it: as many of its least sensitive nodes as the
+   budget allows, the rest stored as Int8.
+3. The smallest of these on a pruned model: the highest sparsity that keeps the quality, by bisection, first by
    absolute size, then by size relative to the tensor's largest, which has to beat the first. Integer encodings are
    pruned as far, or one level less.
+4. With training data: the smallest weights with channels taken out and learned again, and pruned further and learned
+   again.
 
-Bisection takes quality to fall with sparsity and with the number of quantized nodes; where it does not, the result
-is still one that was measured to be good. Decisions look at quality and size only, never at a clock, so the same
-inputs give the same candidates. At most `MOST_MEASUREMENTS` of them.
+Bisection takes quality to fall with sparsity and with the number of moves; where it does not, the result is still one
+that was measured to be good. Decisions look at quality and size only, never at a clock, so the same inputs give the
+same candidates. A plan asks for recipes in rounds: those of one round do not depend on each other and may be measured
+at the same time. What is measured under a smaller limit is the beginning of what is measured under a larger one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from edgemodel_api.edgemodel import Activations, Objective, Precision, PruneMethod
+from edgemodel_api.edgemodel import Activations, Objective, Precision, PruneMethod, Recover
 
-from .candidates import Quantize, Recipe, classes_on, local, single
+from .candidates import Quantize, Recipe, classes_on, local, mixed, single, weights_only
+from .steps.encodings import INT4_COARSE
 
-MOST_MEASUREMENTS = 32
 #: Levels of sparsity that are tried, in percent.
-SPARSITIES = tuple(range(10, 100, 10))
-#: How many are tried on a pruned model (computing in float, in integers), and how many static ones in part.
-BASES = 2
+SPARSITIES = tuple(range(5, 100, 5))
+#: Shares of channels that are taken out, in percent.
+CHANNELS = (15, 30, 45, 60, 75)
+#: How many integer encodings are tried on a pruned model, and how many static ones in part.
 INTEGER_BASES = 3
 PARTIAL_STATIC = 2
 #: A file so much larger than with all weights as Int8 holds mostly floats.
 MOSTLY_FLOAT = 1.5
+#: What is learned again in a search; more is a matter of explicit steps.
+RECOVER = Recover()
 
 
 class Effort(IntEnum):
@@ -67,8 +71,11 @@ class Found(Protocol):
         """Whether it could be built and run at all."""
 
 
-#: How exactly to measure is the caller's business: the search asks for a first look.
-Measure = Callable[[Recipe], Found]
+#: Measures some recipes, in order; fewer answers than recipes: the time is up. How exactly is the caller's business.
+Measure = Callable[[Sequence[Recipe]], Sequence[Found]]
+T = TypeVar("T")
+#: A plan: yields the recipes that it wants measured next, is sent what was found, and returns its conclusion.
+Plan = Generator[tuple[Recipe, ...], tuple[Found, ...], T]
 
 
 @dataclass(frozen=True)
@@ -80,23 +87,30 @@ class Space:
         objective: what is best.
         static: whether there is real calibration data: ranges of random numbers mean nothing.
         nodes: how many nodes a quantize step can work on.
+        moves: how many moves the allocation of encodings to layers has; it is asked only where Int4 is too rough.
+        training: whether there is data to learn from.
+        channels: whether the model has channels that can be taken out.
     """
 
     platforms: tuple[str, ...]
     objective: Objective
     static: bool
     nodes: Callable[[Quantize], int]
+    moves: Callable[[], int]
+    training: bool = False
+    channels: bool = False
 
     def singles(self) -> tuple[Recipe, ...]:
         """Techniques alone."""
-        kinds = [
-            (Precision.INT8, Activations.NONE),
-            (Precision.INT4, Activations.NONE),
-            (Precision.FLOAT16, Activations.NONE),
-            *([(Precision.INT8, Activations.STATIC)] if self.static else []),
-            (Precision.INT8, Activations.DYNAMIC),
-        ]
-        return tuple(r for kind in kinds for r in self._distinct(single(*kind, self.platforms)))
+        integer = [Activations.DYNAMIC]
+        if self.static:
+            integer.insert(0, Activations.STATIC)
+        return (
+            *single(Precision.INT8, Activations.NONE, self.platforms),
+            weights_only(INT4_COARSE),
+            *single(Precision.FLOAT16, Activations.NONE, self.platforms),
+            *(r for a in integer for r in self._distinct(single(Precision.INT8, a, self.platforms))),
+        )
 
     def _distinct(self, recipes: Sequence[Recipe]) -> Sequence[Recipe]:
         """One encoding for each set of hardware classes here: the first is the likely best."""
@@ -106,79 +120,183 @@ class Space:
         return tuple(first.values())
 
 
-class _ExhaustedError(Exception):
-    """The bound on measurements is reached."""
-
-
-class _Meter:
-    """Counts measurements of different recipes, and remembers them."""
-
-    def __init__(self, measure: Measure, limit: int) -> None:
-        self._measure, self._limit = measure, limit
-        self.found: dict[Recipe, Found] = {}
-
-    def __call__(self, recipe: Recipe) -> Found:
-        if recipe not in self.found:
-            if len(self.found) >= self._limit:
-                raise _ExhaustedError
-            self.found[recipe] = self._measure(recipe)
-        return self.found[recipe]
-
-
-def search(measure: Measure, space: Space, *, limit: int = MOST_MEASUREMENTS) -> tuple[Found, ...]:
+def search(measure: Measure, space: Space, *, limit: int) -> tuple[Found, ...]:
     """Everything that was measured, in order.
 
     Args:
-        measure: builds and measures a recipe; never raises for a bad candidate.
+        measure: builds and measures recipes; never raises for a bad candidate.
         space: what may be tried.
-        limit: number of measurements.
+        limit: number of different recipes.
     """
-    meter = _Meter(measure, limit)
-    with contextlib.suppress(_ExhaustedError):
-        _search(meter, space)
-    return tuple(meter.found.values())
+    return follow(plan(space), measure, limit=limit)
 
 
-def most(low: int, high: int, good: Callable[[int], bool]) -> int:
-    """The largest n in [low, high] with `good(n)`, by bisection; low − 1: none. `good` should fall from true to false.
+def follow(steps: Plan[Any], measure: Measure, *, limit: int) -> tuple[Found, ...]:
+    """Measure what a plan asks for, no recipe twice, until it ends, the limit is reached or the time is up."""
+    found: dict[Recipe, Found] = {}
+    running = _Running(steps)
+    while running.asked is not None:
+        new = tuple(r for r in dict.fromkeys(running.asked) if r not in found)
+        wanted = new[: limit - len(found)]
+        answers = measure(wanted) if wanted else ()
+        found.update(zip(wanted, answers, strict=False))
+        if len(answers) < len(new):
+            break
+        running.send(tuple(found[r] for r in running.asked))
+    return tuple(found.values())
 
-    >>> most(1, 9, lambda n: n <= 6), most(1, 9, lambda n: False)
-    (6, 0)
-    """
+
+class _Running:
+    """A plan under way: `asked` is what it wants next, None once it has ended with `result`."""
+
+    def __init__(self, plan: Plan[Any]) -> None:
+        self._plan = plan
+        self.asked: tuple[Recipe, ...] | None = ()
+        self.result: Any = None
+        self._advance(lambda: next(plan))
+
+    def send(self, answers: tuple[Found, ...]) -> None:
+        """Answers to `asked`, in order."""
+        self._advance(lambda: self._plan.send(answers))
+
+    def _advance(self, step: Callable[[], tuple[Recipe, ...]]) -> None:
+        try:
+            self.asked = step()
+        except StopIteration as end:
+            self.asked, self.result = None, end.value
+
+
+def together(*plans: Plan[Any]) -> Plan[tuple[Any, ...]]:
+    """Plans side by side: each round asks for what all of them want next. Their conclusions, in order."""
+    running = [_Running(p) for p in plans]
+    while active := [r for r in running if r.asked is not None]:
+        sizes = [len(r.asked or ()) for r in active]
+        answers = yield tuple(recipe for r in active for recipe in r.asked or ())
+        for r, size in zip(active, sizes, strict=True):
+            r.send(answers[:size])
+            answers = answers[size:]
+    return tuple(r.result for r in running)
+
+
+def most(low: int, high: int, good: Callable[[int], Plan[bool]]) -> Plan[int]:
+    """The largest n in [low, high] with `good(n)`, by bisection; low − 1: none. `good` should fall from true to false."""
     best = low - 1
     while low <= high:
         middle = (low + high) // 2
-        if good(middle):
+        if (yield from good(middle)):
             best, low = middle, middle + 1
         else:
             high = middle - 1
     return best
 
 
-def least_sensitive(meter: Measure, recipe: Recipe, nodes: int, rest: Recipe | None = None) -> None:
-    """Measure `recipe` on as many of the least sensitive nodes as stay good; the whole is known to be bad."""
-    most(1, nodes - 1, lambda n: meter(local(recipe, n, rest=rest)).good)
+def least_sensitive(recipe: Recipe, nodes: int, rest: Recipe | None = None) -> Plan[int]:
+    """`recipe` on as many of the least sensitive nodes as stay good; the whole is known to be bad."""
+    return most(1, nodes - 1, lambda n: is_good(local(recipe, n, rest=rest)))
 
 
-def _search(meter: _Meter, space: Space) -> None:
-    singles: list[Found] = []
-    for recipe in space.singles():
-        if not _mostly_float(recipe, singles):
-            singles.append(meter(recipe))
-    by_kind = {kind: [f for f in singles if _kind(f.recipe) == kind] for kind in {_kind(f.recipe) for f in singles}}
+def is_good(recipe: Recipe) -> Plan[bool]:
+    """Measure one recipe."""
+    (found,) = yield (recipe,)
+    return found.good
 
-    def of(precision: Precision, activations: Activations = Activations.NONE) -> Sequence[Found]:
-        return by_kind.get((precision, activations), [])
 
-    ladder = [*of(Precision.INT4)[:1], *of(Precision.INT8)[:1], *of(Precision.FLOAT16)[:1]]
-    for lower, upper in itertools.pairwise(ladder):
-        if upper.good and not lower.good and lower.loads:
-            least_sensitive(meter, lower.recipe, space.nodes(lower.recipe.quantizes[0]), upper.recipe)
-            break
-    broken = [f for f in of(Precision.INT8, Activations.STATIC) if f.loads and not f.good]
-    for f in broken[:PARTIAL_STATIC]:
-        least_sensitive(meter, f.recipe, space.nodes(f.recipe.quantizes[0]))
-    _prune(meter, space)
+def plan(space: Space) -> Plan[None]:
+    """The whole search."""
+    return _Search(space).plan()
+
+
+class _Search:
+    """A search under way, with all that it has been told so far."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._seen: dict[Recipe, Found] = {}
+
+    def plan(self) -> Plan[None]:
+        inner = _Running(self._steps())
+        while inner.asked is not None:
+            answers = yield inner.asked
+            self._seen.update(zip(inner.asked, answers, strict=True))
+            inner.send(answers)
+
+    def _steps(self) -> Plan[None]:
+        singles = yield from self._alone()
+        whole = next((f for f in singles if _kind(f.recipe) == (Precision.INT8, Activations.NONE)), None)
+        broken = [f for f in singles if _kind(f.recipe) == (Precision.INT8, Activations.STATIC) and f.loads and not f.good]
+        rest = whole.recipe if whole is not None and whole.good else None
+        yield from together(
+            self._mixture(),
+            *(
+                least_sensitive(f.recipe, self._space.nodes(f.recipe.quantizes[0]), rest)
+                for f in broken[:PARTIAL_STATIC]
+            ),
+        )
+        yield from self._pruned()
+        if self._space.training:
+            yield from self._learned()
+
+    def _alone(self) -> Plan[list[Found]]:
+        """The first encoding of each kind, then those of a kind that are worth it."""
+        wanted = self._space.singles()
+        first = tuple({_kind(r): r for r in reversed(wanted)}.values())[::-1]
+        singles = list((yield first))
+        others = tuple(r for r in wanted if r not in first and not _mostly_float(r, singles))
+        return singles + list((yield others))
+
+    def _mixture(self) -> Plan[int]:
+        moves = self._space.moves()
+        return (yield from most(1, moves, lambda n: is_good(mixed(n))))
+
+    def _pruned(self) -> Plan[None]:
+        base = self._smallest(lambda r: r.classes is None and not r.integer_compute and r.mixture is None)
+        reached = yield from self._sparsest(base or Recipe(()), PruneMethod.MIN_ABSOLUTE, 0)
+        integers = {f.recipe.encoding: f.recipe for f in reversed(self._good()) if f.recipe.integer_compute}
+        chosen = list(integers.values())[::-1][:INTEGER_BASES]
+        yield from together(*(self._as_far(r, reached) for r in chosen))
+
+    def _as_far(self, base: Recipe, reached: int) -> Plan[None]:
+        """An integer encoding pruned as far as weights are, or one level less."""
+        for level in (reached, reached - 1):
+            if level > 0 and (yield from is_good(base.pruned(SPARSITIES[level - 1], PruneMethod.MIN_ABSOLUTE))):
+                return
+
+    def _sparsest(self, base: Recipe, method: PruneMethod, above: int, recover: Recover | None = None) -> Plan[int]:
+        """Index (1-based) of the highest sparsity that stays good, searched for above index `above`."""
+
+        def good(level: int) -> Plan[bool]:
+            return is_good(base.pruned(SPARSITIES[level - 1], method, recover=recover))
+
+        # The next level first: a method that cannot beat the other costs one measurement.
+        if above and (above >= len(SPARSITIES) or not (yield from good(above + 1))):
+            return above
+        return (yield from most(above + 1, len(SPARSITIES), good))
+
+    def _learned(self) -> Plan[None]:
+        """Channels taken out, and weights pruned further, with learning after it; then both pruned as far as they bear."""
+        found = self._smallest(lambda r: r.classes is None and not r.integer_compute and not r.prunes and r.mixture is None)
+        base = found or Recipe(())
+        reached = max((SPARSITIES.index(p) + 1 for p in self._sparsities(base)), default=0)
+        shares = CHANNELS if self._space.channels else ()
+        kept, _ = yield from together(
+            most(1, len(shares), lambda n: is_good(base.narrowed(shares[n - 1], RECOVER))),
+            self._sparsest(base, PruneMethod.MIN_ABSOLUTE, reached, RECOVER),
+        )
+        if kept:
+            narrow = base.narrowed(shares[kept - 1], RECOVER)
+            yield from self._sparsest(narrow, PruneMethod.MIN_ABSOLUTE, 0)
+
+    def _sparsities(self, base: Recipe) -> list[int]:
+        """Of what was pruned without learning on this base and stayed good."""
+        wanted = {base.pruned(s, PruneMethod.MIN_ABSOLUTE): s for s in SPARSITIES}
+        return [wanted[f.recipe] for f in self._seen.values() if f.good and f.recipe in wanted]
+
+    def _good(self) -> list[Found]:
+        """What stays within the quality, the smallest first."""
+        return sorted((f for f in self._seen.values() if f.good), key=lambda f: (f.size_bytes, f.recipe.name))
+
+    def _smallest(self, wanted: Callable[[Recipe], bool]) -> Recipe | None:
+        return next((f.recipe for f in self._good() if wanted(f.recipe)), None)
 
 
 def _mostly_float(recipe: Recipe, singles: Sequence[Found]) -> bool:
@@ -186,40 +304,6 @@ def _mostly_float(recipe: Recipe, singles: Sequence[Found]) -> bool:
     whole = [f.size_bytes for f in singles if f.loads and _kind(f.recipe) == (Precision.INT8, Activations.NONE)]
     same = [f.size_bytes for f in singles if f.loads and _kind(f.recipe) == _kind(recipe)]
     return bool(whole and same and min(same) > MOSTLY_FLOAT * whole[0])
-
-
-def _prune(meter: _Meter, space: Space) -> None:
-    good = sorted((f for f in meter.found.values() if f.good), key=lambda f: (f.size_bytes, f.recipe.name))
-    if not any(f.recipe.classes is None for f in good):
-        _sparsest(meter, Recipe(()), PruneMethod.MIN_ABSOLUTE, 0)
-    smallest: dict[str, Recipe] = {}
-    for f in good:
-        # Two mixtures of the same encodings differ by a few nodes: one of them is enough.
-        smallest.setdefault(f.recipe.encoding, f.recipe)
-    safe = [r for r in smallest.values() if r.classes is None and not r.integer_compute]
-    reached = 0
-    for rank, base in enumerate(safe[: BASES if space.objective is Objective.SMALLEST else 1]):
-        # The second need not be searched from below: what the first bears, it bears too, or a little less.
-        found = _sparsest(meter, base, PruneMethod.MIN_ABSOLUTE, max(0, reached - 1))
-        if rank == 0:
-            _sparsest(meter, base, PruneMethod.MAX_RELATIVE, found)
-        reached = max(reached, found)
-    for base in [r for r in smallest.values() if r.integer_compute][:INTEGER_BASES]:
-        for level in (reached, reached - 1):
-            if level > 0 and meter(base.pruned(SPARSITIES[level - 1], PruneMethod.MIN_ABSOLUTE)).good:
-                break
-
-
-def _sparsest(meter: _Meter, base: Recipe, method: PruneMethod, above: int) -> int:
-    """Index (1-based) of the highest sparsity that stays good, searched for above index `above`."""
-
-    def good(level: int) -> bool:
-        return meter(base.pruned(SPARSITIES[level - 1], method)).good
-
-    # The next level first: a method that cannot beat the other costs one measurement.
-    if above and (above >= len(SPARSITIES) or not good(above + 1)):
-        return above
-    return most(above + 1, len(SPARSITIES), good)
 
 
 def _kind(recipe: Recipe) -> tuple[Precision, Activations]:

@@ -1,29 +1,40 @@
-"""What a Job measures with: the source on the bench, the evaluator that has judged it, golden cases, the builder."""
+"""What a Job measures with: the source on the bench, the evaluator that has judged it, golden cases, the laboratory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgemodel_api.edgemodel import Metric
 from edgemodel_api.job import JobSpec, Progress
+from edgemodel_api.quantities import parse_percent
 from edgemodel_oci.artifact import packed_size
 
 from . import host
-from .bench import Bench, serving_session
+from .bench import Bench
 from .build import Builder
+from .cache import Cache, context_of
+from .data import Dataset
+from .deadline import Deadline
 from .evaluate.golden import GoldenSet, build_golden
 from .evaluate.quality import Evaluator
 from .evaluate.runner import Arrays, runner
-from .formats.probe import probe
 from .job import PROBE_TIMEOUT_SECONDS, Inputs, bring_inputs, probe_memory
+from .judge import Court, Trial, serving_session
+from .learn import Learner
+from .measure import Judges, Lab
 from .progress import Report
 from .steps.prepare import prepare
 from .steps.selection import check_names
+from .training.data import TrainingSet
+from .workers import Here, Workers, workers_for
 
 #: More threads than this gain little on models for the edge.
 QUALITY_THREADS = 4
 LATENCY_FEEDS = 8
 CALIBRATION_ROWS = 8
+#: Bytes of the model times samples: with less, judging a candidate takes less time than starting a worker.
+WORTH_WORKERS = 2**30
 
 
 @dataclass(frozen=True)
@@ -32,21 +43,32 @@ class Setup:
 
     Attributes:
         inputs: source and data.
-        evaluator: quality; has judged the source.
         golden: the golden cases, with the source's answers.
-        builder: applies recipes.
-        bench: measures; has measured the source.
+        lab: builds and measures; its bench has measured the source.
+        deadline: of the search.
+        warnings: for the report.
     """
 
     inputs: Inputs
-    evaluator: Evaluator
     golden: GoldenSet
-    builder: Builder
-    bench: Bench
+    lab: Lab
+    deadline: Deadline
+    warnings: tuple[str, ...]
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Of quality; has judged the source."""
+        return self.lab.bench.court.evaluator
 
 
-def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
+def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Setup:
     """Bring the inputs and measure the source.
+
+    Args:
+        job: what to do.
+        work_dir: of the Job.
+        report: where progress goes.
+        began: when the Job began, by `time.monotonic`.
 
     Raises:
         InputError: source or data cannot be used.
@@ -57,11 +79,11 @@ def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
     report(Progress(stage="prepare"))
     prepared = prepare(model.proto)
     check_names(job.compression.steps or (), model.proto, prepared)
-    threads = min(QUALITY_THREADS, host.cores())
-    report(Progress(stage="source", message=f"quality on {inputs.validation.samples} samples"))
-    run = runner(serving_session(model.path, threads))
+    size, samples = model.size_bytes, inputs.validation.samples
+    threads = _threads(size, samples)
+    report(Progress(stage="source", message=f"quality on {samples} samples"))
     evaluator = Evaluator(
-        run,
+        runner(serving_session(model.path, threads)),
         inputs.validation,
         validation=job.data.validation,
         work_dir=work_dir,
@@ -74,28 +96,30 @@ def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
     report(Progress(stage="source", message="latency, memory and size"))
     folder = work_dir / "candidates"
     folder.mkdir()
-    feeds = _requests(inputs, rows, job.seed)
-
-    def probe_candidate(path: Path) -> None:
-        memory = probe_memory(model.size_bytes)
-        probe(
-            path,
-            model.inputs,
-            work_dir=work_dir,
-            memory_bytes=memory,
-            timeout=PROBE_TIMEOUT_SECONDS,
-            feeds=feeds[0],
-        )
-
+    feeds = _requests(inputs.validation, rows, job.seed)
+    trial = Trial(model.inputs, feeds[0], work_dir, probe_memory(size), PROBE_TIMEOUT_SECONDS)
+    court = Court(evaluator, trial, parse_percent(job.compression.budget.max_quality_drop), threads)
     bench = Bench(
         source_path=model.path,
         source_size=packed_size(model.path),
-        evaluator=evaluator,
+        source_bytes=size,
+        court=court,
         feeds=feeds,
         budget=job.compression.budget,
-        threads=threads,
         work_dir=work_dir,
-        probe=probe_candidate,
+    )
+    deadline = Deadline.of(job, began)
+    cache = Cache.at(job.cache_dir, "", work_dir)
+    if cache.on:
+        cache = Cache.at(job.cache_dir, _context(job, inputs, threads), work_dir)
+    learner = Learner(
+        data=_training(job, inputs),
+        students={index: student.proto for index, student in inputs.students.items()},
+        work_dir=work_dir,
+        seed=job.seed,
+        report=report,
+        cache=cache,
+        check=deadline.check,
     )
     builder = Builder(
         prepared=prepared,
@@ -104,12 +128,53 @@ def set_up(job: JobSpec, work_dir: Path, report: Report) -> Setup:
         work_dir=folder,
         seed=job.seed,
         report=report,
+        learner=learner,
     )
-    return Setup(inputs, evaluator, golden, builder, bench)
+    judges = _judges(court, job.workers, size, samples)
+    lab = Lab(builder=builder, bench=bench, judges=judges, cache=cache, deadline=deadline, report=report)
+    return Setup(inputs, golden, lab, deadline, inputs.warnings)
 
 
-def _requests(inputs: Inputs, rows: int, seed: int) -> list[Arrays]:
+def _threads(size: int, samples: int) -> int:
+    """Of one session. With workers the cores are theirs: the sessions of as many as could ever run share them."""
+    cores = host.cores()
+    workers = workers_for(cores, host.memory_limit(), size) if size * samples >= WORTH_WORKERS else 1
+    return max(1, min(QUALITY_THREADS, cores // workers))
+
+
+def _judges(court: Court, wanted: int | None, size: int, samples: int) -> Judges:
+    count = wanted
+    if count is None:
+        worth = size * samples >= WORTH_WORKERS
+        count = workers_for(host.cores(), host.memory_left(), size) if worth else 1
+    return Workers(court, count) if count > 1 else Here(court)
+
+
+def _training(job: JobSpec, inputs: Inputs) -> TrainingSet | None:
+    if inputs.training is None:
+        return None
+    validation = job.data.validation
+    return TrainingSet(
+        inputs.training,
+        output=validation.output if validation is not None else None,
+        classes=validation is not None and validation.metric in (Metric.TOP1, Metric.TOPK, Metric.F1),
+    )
+
+
+def _context(job: JobSpec, inputs: Inputs, threads: int) -> str:
+    """What decides every candidate's numbers besides its recipe."""
+    data = job.data.to_json()
+    for part in data.values():
+        for place in ("uri", "sha256", "credentialsSecretRef"):
+            part.pop(place, None)
+    here = host.detect()
+    files = {what: path for what, path in inputs.files.items() if what != "source"}
+    settings = [inputs.model.sha256, data, job.seed, threads]
+    return context_of(files, settings, f"{here.hardware_class} {here.cpu_model} {' '.join(here.features)}")
+
+
+def _requests(data: Dataset, rows: int, seed: int) -> list[Arrays]:
     """Single requests, for latency."""
-    taken = inputs.validation.take(LATENCY_FEEDS * rows, seed)
+    taken = data.take(LATENCY_FEEDS * rows, seed)
     count = len(next(iter(taken.values()))) // rows
     return [{name: a[i * rows : (i + 1) * rows] for name, a in taken.items()} for i in range(count)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.report import Candidate, Measurement
 
 from .bench import Outcome
-from .candidates import classes_on
 from .choose import pareto_front
 
 
@@ -35,16 +35,25 @@ def _row(o: Outcome, platforms: Sequence[str], *, on_front: bool, chosen: bool) 
         name=o.name,
         encoding=o.recipe.encoding,
         recipe=o.recipe.words,
-        platforms=tuple(p for p in platforms if classes_on(o.recipe, p) is not None),
-        hardware_classes=tuple(sorted(o.recipe.classes or ())),
+        platforms=tuple(p for p in platforms if o.classes_on(p) is not None),
+        hardware_classes=_classes(o),
         measurement=o.measurement,
         accepted=o.accepted,
         refusals=o.refusals,
         on_front=on_front,
         chosen=chosen,
         quantized_nodes=len(o.quantized),
+        verified=o.verified,
+        repairs=o.repairs,
         notes=tuple(notes),
     )
+
+
+def _classes(o: Outcome) -> tuple[str, ...]:
+    """Those that it is for, by name; empty: all."""
+    meant = frozenset(map(str, HardwareClass)) if o.recipe.classes is None else o.recipe.classes
+    left = meant - o.lost
+    return () if len(left) == len(HardwareClass) else tuple(sorted(left))
 
 
 def _point(m: Measurement) -> tuple[float, float, float]:

@@ -91,7 +91,7 @@ class ArtifactWriter:
         Args:
             platform: `os/architecture[/variant]`.
             name: unique among the platform's variants.
-            model_file: the ONNX file.
+            model_file: the ONNX file; external data that it declares (`companion`) must lie beside it.
             golden_file: its golden cases.
             golden: how to judge by them.
             classes: hardware classes that it is meant for.

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from edgemodel_api.artifact import (
     ANNOTATION_CLASSES,
+    ANNOTATION_DATA_DIGEST,
+    ANNOTATION_DATA_SIZE,
     ANNOTATION_ENCODING,
     ANNOTATION_FILE_DIGEST,
     ANNOTATION_FILE_SIZE,
@@ -43,6 +45,8 @@ class Variant:
         file_size: its bytes.
         classes: hardware classes that the variant is meant for; empty: all of the platform.
         encoding: as in `steps/encodings`.
+        data_digest: of the external data that lie in the same layer; empty: the model is one file.
+        data_size: their bytes.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Variant:
     file_size: int
     classes: tuple[str, ...]
     encoding: str
+    data_digest: str = ""
+    data_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,9 @@ def read_variant(repo: Repository, digest: str) -> Variant:
     file_digest, size = (weight.annotations.get(k, "") for k in (ANNOTATION_FILE_DIGEST, ANNOTATION_FILE_SIZE))
     if not name or not is_platform(platform) or not is_digest(file_digest):
         raise InputError(f"{what} lacks its variant, platform or file digest: it was not written by EdgeModel")
-    # Longer numbers take long to read, and mean nothing.
-    if not size.isascii() or not size.isdigit() or len(size) > 16 or int(size) > SIZE_LIMIT:
+    if not _is_size(size):
         raise InputError(f"{what} declares a model file of {size[:50]!r} bytes: push the artifact again")
+    data_digest, data_size = _data(weight, what)
     try:
         spec = Golden.model_validate_json(golden.annotations.get(ANNOTATION_GOLDEN, ""))
     except ValidationError:
@@ -103,7 +109,26 @@ def read_variant(repo: Repository, digest: str) -> Variant:
         file_size=int(size),
         classes=tuple(c for c in annotations.get(ANNOTATION_CLASSES, "").split(",") if c),
         encoding=annotations.get(ANNOTATION_ENCODING, ""),
+        data_digest=data_digest,
+        data_size=data_size,
     )
+
+
+def _data(weight: Descriptor, what: str) -> tuple[str, int]:
+    digest, size = (weight.annotations.get(k) for k in (ANNOTATION_DATA_DIGEST, ANNOTATION_DATA_SIZE))
+    if digest is None and size is None:
+        return "", 0
+    if digest is None or size is None or not is_digest(digest) or not _is_size(size):
+        raise InputError(
+            f"{what} declares external data of {str(size)[:50]!r} bytes with the digest {str(digest)[:80]!r}: push the"
+            " artifact again"
+        )
+    return digest, int(size)
+
+
+def _is_size(text: str) -> bool:
+    """Longer numbers take long to read, and mean nothing."""
+    return text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= SIZE_LIMIT
 
 
 def read_index(repo: Repository, tag_or_digest: str) -> Index:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgemodel_api.edgemodel import EdgeModel, Format, RemoteFile, Step
+from edgemodel_api.edgemodel import EdgeModel, Format, PruneStep, RemoteFile, Step, Structure
 from edgemodel_api.quantities import format_bytes
 from edgemodel_cli.embedded.secrets import VOLUMES_VARIABLE, secret_of
 from edgemodel_cli.manifest_file import ManifestFile, read_manifest, remote_files
@@ -85,18 +85,24 @@ def _steps(steps: tuple[Step, ...] | None) -> str:
 
 def _step(step: Step) -> str:
     if step.prune is not None:
-        return f"prune {step.prune.sparsity} ({step.prune.method}, {step.prune.granularity})"
+        return _prune(step.prune)
     if step.quantize is not None:
         return f"quantize {step.quantize.precision} ({step.quantize.scope}, activations {step.quantize.activations})"
-    return "distill"
+    if step.distill is not None:
+        of = ", ".join(f"{k} {v}" for k, v in step.distill.student.to_json().items() if k != "sha256")
+        return f"distill {step.distill.method} ({of}; {step.distill.epochs} epochs)"
+    return "nothing"
+
+
+def _prune(step: PruneStep) -> str:
+    how = step.pattern or f"{step.sparsity} {'of the channels' if step.structure is Structure.CHANNELS else ''}".strip()
+    recover = f"; {step.recover.epochs} epochs of learning after it" if step.recover is not None else ""
+    return f"prune {how} ({step.method}, {step.granularity}{recover})"
 
 
 def notes(model: EdgeModel) -> Iterator[str]:
     """What this version cannot do yet, though the API has it."""
     spec = model.spec
-    for index, step in enumerate(spec.compression.steps or ()):
-        if step.distill is not None:
-            yield f"spec.compression.steps[{index}].distill is not supported yet: a run will refuse it"
     others = [f for f in spec.formats if f is not Format.ONNX]
     if others:
         yield f"spec.formats: {', '.join(others)} not supported yet: a run will refuse it; leave ONNX"

@@ -74,6 +74,7 @@ def complete(
 ) -> dict[str, ModelFile]:
     """Write what lies beside the image layout; platform → its model file."""
     from edgemodel_oci import artifact, pack, pull
+    from edgemodel_oci.companion import data_name
     from edgemodel_oci.reference import Reference
     from edgemodel_oci.repository import open_repository
 
@@ -93,7 +94,14 @@ def complete(
             name = model.metadata.name + (f"-{platform.replace('/', '-')}" if written else "") + ".onnx"
             blob = layout / ".layer"
             pull.fetch_blob(repository, variant.weight, blob)
-            pack.unpack_file(blob, layout / name, file_digest=variant.file_digest, file_size=variant.file_size)
+            # External data lie beside the model under the name by which it knows them: several models may share some.
+            data = None
+            if variant.data_digest:
+                place = layout / data_name(variant.data_digest)
+                data = pack.ExternalData(place, variant.data_digest, variant.data_size)
+            pack.unpack_file(
+                blob, layout / name, file_digest=variant.file_digest, file_size=variant.file_size, data=data
+            )
             blob.unlink()
             written[variant.file_digest] = name
         files[platform] = ModelFile(name, best.name)

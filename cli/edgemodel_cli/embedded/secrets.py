@@ -36,8 +36,7 @@ def secret_of(remote: RemoteFile, environment: Mapping[str, str] = os.environ) -
 
 def with_secrets(job: JobSpec, environment: Mapping[str, str] = os.environ) -> JobSpec:
     """The Job with the folders that are there. What is missing, the compressor tells."""
-    files = {"source": job.source, "calibration": job.data.calibration, "validation": job.data.validation}
-    folders = {what: secret_of(remote, environment) for what, remote in files.items() if remote is not None}
+    folders = {what: secret_of(remote, environment) for what, remote in job.files.items()}
     volumes = environment.get(VOLUMES_VARIABLE)
     return job.replace(
         credentials={what: str(path) for what, path in folders.items() if path is not None and path.is_dir()},

@@ -10,15 +10,20 @@ Rounds go on until the 95 % interval of that median is narrower than ± 1 % or t
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 
+from edgemodel_compressor.formats.lean import LeanSession
+
 from .intervals import Floats, Interval, median_interval
-from .runner import Arrays, Run
+from .runner import Arrays, Run, path_of
+from .serving import is_large, serve
 
 WARM_UP_ROUNDS = 3
 MIN_ROUNDS = 20
@@ -73,9 +78,15 @@ def compare_latency(
         seconds: stop after this much time, but not before `MIN_ROUNDS` (or four times this much) have passed.
         clock: seconds, monotonic.
 
+    Large models take turns as a whole, each in a process that opens it as a server does (`serving`).
+
     Raises:
         InputError: a model fails on the feeds.
+        NotMeasuredError: a large model cannot be served within a Job's memory.
     """
+    paths = path_of(candidate), path_of(source)
+    if paths[0] is not None and paths[1] is not None and any(p and is_large(p) for p in paths):
+        return _compare_served(paths[0], paths[1], feeds, seconds)
     for feed in feeds[:1] * WARM_UP_ROUNDS:
         source(feed)
         candidate(feed)
@@ -95,6 +106,18 @@ def compare_latency(
             break
     a, b = np.array(mine), np.array(its)
     return Comparison(Timing.of(a), Timing.of(b), slowdown(a, b), len(a))
+
+
+def _compare_served(candidate: Path, source: Path, feeds: list[Arrays], seconds: float) -> Comparison:
+    LeanSession.close_all()
+    with tempfile.TemporaryDirectory(prefix="edgemodel-serve-") as folder:
+        found = {p: serve(p, list(feeds), work_dir=Path(folder), seconds=seconds).seconds for p in {candidate, source}}
+    a, b = found[candidate], found[source]
+    mine, its = median_interval(a), median_interval(b)
+    value, low, high = (
+        x / max(y, 1e-9) - 1 for x, y in ((mine.value, its.value), (mine.low, its.high), (mine.high, its.low))
+    )
+    return Comparison(Timing.of(a), Timing.of(b), Interval(value, low, high), min(len(a), len(b)))
 
 
 def slowdown(candidate: Floats, source: Floats) -> Interval:

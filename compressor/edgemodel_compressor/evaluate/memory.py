@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.formats.lean import LeanSession
 
 from .runner import Arrays
+from .serving import NotMeasuredError, check_fits, is_large
 
 TIMEOUT_SECONDS = 120.0
 RUNS = 5
 
 
-def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) -> int:
-    """Bytes.
+def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) -> int | None:
+    """Bytes; None: a large model, whose serving takes more than a Job may (`serving`).
 
     Args:
         model: an ONNX file.
@@ -36,6 +38,12 @@ def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) 
         InputError: the child cannot load or run the model (it ran out of memory, or it crashed), or takes longer
             than two minutes.
     """
+    if is_large(model):
+        LeanSession.close_all()
+        try:
+            check_fits(model)
+        except NotMeasuredError:
+            return None
     request = work_dir / "memory-feed.npz"
     arrays: dict[str, Any] = {f"x{i}": value for i, value in enumerate(feed.values())}
     np.savez(request, **arrays)

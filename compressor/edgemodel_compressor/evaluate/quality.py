@@ -181,6 +181,25 @@ class Evaluator:
         full[chosen] = rows
         return self._quality(full, np.ones(self.samples, dtype=bool))
 
+    def apart(self, rows: Array, chosen: Mask) -> Quality:
+        """As `quality`, of the chosen samples alone: nothing is taken for granted of the others."""
+        return self._quality(rows, chosen)
+
+    @property
+    def unit(self) -> int:
+        """Rows of one request: the model's batch where that is a fixed number, else 1."""
+        return self._fixed or 1
+
+    def requests(self, chosen: Mask) -> Iterator[Arrays]:
+        """The chosen samples as single requests of `unit` rows, in order.
+
+        Args:
+            chosen: shape [samples]; whole units, as `screen` gives them.
+        """
+        for index, feeds in enumerate(self._batches(self.unit)):
+            if index * self.unit < len(chosen) and chosen[index * self.unit]:
+                yield feeds
+
     def _batches(self, rows: int) -> Iterator[Arrays]:
         """Of the data; a model that insists on its batch is spared the remainder."""
         for feeds in self._data.batches(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,7 +63,15 @@ def runner(session: Any) -> Run:
                 )
         return dict(zip(names, values, strict=True))
 
+    # For those who must open the same file otherwise: see `serving`.
+    run.__dict__["path"] = getattr(session, "path", None) or getattr(session, "_model_path", None)
     return run
+
+
+def path_of(run: Run) -> Path | None:
+    """The file behind a `runner`'s function; None: not known."""
+    found = getattr(run, "path", None)
+    return Path(found) if found else None
 
 
 def fixed_rows(session: Any) -> int:

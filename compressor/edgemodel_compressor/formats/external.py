@@ -6,34 +6,76 @@ Paths, offsets and lengths in a model are an attacker's choice (CVE-2022-25882, 
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnx import TensorProto
 
+from edgemodel_api.artifact import DATA_PROPERTY
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
+from edgemodel_api.reasons import DIGEST_MISMATCH
 from edgemodel_compressor.reading import open_to_read
+from edgemodel_oci.companion import data_name, declared
 
+from . import kept
+from .datafile import DataFile
+from .split import external_names
 from .tensors import Located, declared_bytes, tensors
 
+_CHUNK = 2**22
 
-def fold_external(model: Any, folder: Path | None, *, max_bytes: int) -> int:
+
+def fold_external(
+    model: Any, folder: Path | None, *, max_bytes: int, into: DataFile | None = None, sha256: str | None = None
+) -> int:
     """Put external tensors into the model. Only inside `folder`, which None says there is not.
 
     Args:
         model: a ModelProto; changed in place.
         folder: the model's own.
         max_bytes: of all external tensors together.
+        into: takes the initializers of the main graph, which stay outside; None: all are folded in.
+        sha256: what `digest_of` must say of the files; None: not known.
 
     Returns:
-        How many tensors were folded in.
+        How many tensors were external.
 
     Raises:
-        InputError: paths that leave the folder, missing or short files, sizes that do not fit.
+        InputError: paths that leave the folder, missing or short files, sizes that do not fit, another digest
+            (reason DigestMismatch), files that change while they are read.
     """
     external = [t for t in tensors(model) if is_external(t.tensor)]
+    declared_total(external, max_bytes=max_bytes)
+    if not external:
+        if sha256 is not None:
+            raise InputError("dataSha256 is given, but the model has no external data: take it out of the manifest")
+        return 0
+    files = _Files(folder, _promised(model))
+    locations = {_entries(t).get("location", ""): t for t in external}
+    paths = {location: files.open(t, location) for location, t in locations.items()}
+    if sha256 is not None:
+        _check_digest(paths, sha256)
+    outside = {id(t) for t in model.graph.initializer} if into is not None else set()
+    for located in external:
+        if into is not None and id(located.tensor) in outside and declared_bytes(located):
+            into.take(located.tensor, _content(located, files))
+        else:
+            _fold(located, b"".join(_content(located, files)))
+    files.check_unchanged()
+    return len(external)
+
+
+def declared_total(external: Iterable[Located], *, max_bytes: int) -> int:
+    """What external tensors come to, by their shapes.
+
+    Raises:
+        InputError: it is more than `max_bytes`.
+    """
     total = 0
     for located in external:
         # Before anything is read: many tensors may point to the same large region.
@@ -43,23 +85,127 @@ def fold_external(model: Any, folder: Path | None, *, max_bytes: int) -> int:
                 f"external data of {located.where} and those before it come to {format_bytes(total)} ({total} bytes);"
                 f" a model may have {format_bytes(max_bytes)} ({max_bytes} bytes): give a smaller model"
             )
-    for located in external:
-        _fold(located, folder)
-    return len(external)
+    return total
+
+
+def digest_of(model_file: Path) -> str | None:
+    """What dataSha256 means: the sha256 (hex) of a model's external data; None: it has none.
+
+    Of one file it is what `sha256sum FILE` says. Of several, it is the sha256 of the lines that `sha256sum` prints for
+    them, in the order of their names (`sha256sum A B | sha256sum`).
+
+    Raises:
+        InputError: a path that leaves the model's folder, or a file that is missing or changes meanwhile.
+    """
+    with open_to_read(model_file, f"model {model_file.name}") as f:
+        names = external_names(f.fileno(), os.fstat(f.fileno()).st_size)
+    if not names:
+        return None
+    files = _Files(model_file.parent, None)
+    paths = {name: files.open(Located("a tensor", None, True), name) for name in names}
+    found = _digest(paths)
+    files.check_unchanged()
+    return found
+
+
+def _digest(paths: dict[str, Path]) -> str:
+    lines = [f"{_sha256(paths[name])}  {name}\n" for name in sorted(paths)]
+    return lines[0].split()[0] if len(lines) == 1 else hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _check_digest(paths: dict[str, Path], sha256: str) -> None:
+    actual = _digest(paths)
+    if actual != sha256:
+        raise InputError(
+            f"the external data ({', '.join(sorted(paths))[:200]}) have sha256 {actual}, but dataSha256 in the manifest is"
+            f" {sha256}: if the files are the right ones, correct the manifest; if not, find out who changed them",
+            reason=DIGEST_MISMATCH,
+        )
+
+
+def _sha256(path: Path) -> str:
+    with open_to_read(path, f"external data {path.name}", follow=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _promised(model: Any) -> str | None:
+    """The digest that a large model of ours promises of its data."""
+    texts = [declared(p.value) for p in model.metadata_props if p.key == DATA_PROPERTY]
+    return texts[0][0] if texts and texts[0] is not None else None
+
+
+@dataclass
+class _Files:
+    """External files of one model: found once, and the same at the end as at the beginning."""
+
+    folder: Path | None
+    promised: str | None
+    _seen: dict[Path, tuple[int, int, int, int]] = field(default_factory=dict)
+
+    def open(self, located: Located, location: str) -> Path:
+        """The path of a location, checked."""
+        path = _inside(located, location, self.folder)
+        if path not in self._seen:
+            self._seen[path] = self._state(located.where, path)
+            if self.promised is not None and location == data_name(self.promised):
+                actual = f"sha256:{_sha256(path)}"
+                if actual != self.promised:
+                    raise InputError(
+                        f"external data {location!r} have the digest {actual}, not the one in their name: the file was"
+                        " changed or damaged; copy it again",
+                        reason=DIGEST_MISMATCH,
+                    )
+        return path
+
+    def check_unchanged(self) -> None:
+        """Raises: InputError: a file is not the one it was, or was written to."""
+        for path, before in self._seen.items():
+            if self._state(path.name, path) != before:
+                raise InputError(f"external data {path.name!r} changed while it was read: let it rest and try again")
+
+    @staticmethod
+    def _state(where: str, path: Path) -> tuple[int, int, int, int]:
+        with open_to_read(path, f"{where}: external data", follow=False) as file:
+            found = os.fstat(file.fileno())
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def is_external(tensor: Any) -> bool:
-    """Whether the tensor's bytes are in another file."""
-    return bool(tensor.data_location == TensorProto.EXTERNAL or len(tensor.external_data))
+    """Whether the tensor's bytes are in another file that is not ours."""
+    external = tensor.data_location == TensorProto.EXTERNAL or len(tensor.external_data)
+    return bool(external) and not kept.is_kept(tensor)
 
 
-def _fold(located: Located, folder: Path | None) -> None:
-    tensor = located.tensor
+def refuse_kept(model: Any) -> None:
+    """No tensor of a file that was just read may name a file of this process.
+
+    Raises:
+        InputError: one does.
+    """
+    for located in tensors(model):
+        if kept.is_kept(located.tensor):
+            _inside(located, _entries(located).get("location", ""), None)
+
+
+def _entries(located: Located) -> dict[str, str]:
     entries: dict[str, str] = {}
-    for entry in tensor.external_data:
+    for entry in located.tensor.external_data:
         if entry.key in entries:
             raise InputError(f"{located.where}: external data has the entry {entry.key!r} twice: export it again")
         entries[entry.key] = entry.value
+    return entries
+
+
+def _fold(located: Located, content: bytes) -> None:
+    tensor = located.tensor
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    tensor.raw_data = content
+
+
+def _content(located: Located, files: _Files) -> Iterator[bytes]:
+    """The bytes of one external tensor, after all that it says about them was checked."""
+    tensor, entries = located.tensor, _entries(located)
     location = entries.get("location", "")
     expected = declared_bytes(located)
     offset = _number(located, entries, "offset", 0)
@@ -71,7 +217,7 @@ def _fold(located: Located, folder: Path | None) -> None:
             f"{located.where}: external data of {length} bytes, but its shape {list(tensor.dims)} of"
             f" {TensorProto.DataType.Name(tensor.data_type)} needs {expected}: export the model again"
         )
-    path = _inside(located, location, folder)
+    path = files.open(located, location)
     with open_to_read(path, f"{located.where}: external data", follow=False) as file:
         size = os.fstat(file.fileno()).st_size
         if offset + length > size:
@@ -79,24 +225,15 @@ def _fold(located: Located, folder: Path | None) -> None:
                 f"{located.where}: external data {location!r} has {size} bytes, but bytes {offset} to"
                 f" {offset + length} are asked for: the file is truncated; copy it again"
             )
-        content = _read(file.fileno(), offset, length)
-    if len(content) != length:
-        raise InputError(f"{located.where}: external data {location!r} changed while it was read: try again")
-    del tensor.external_data[:]
-    tensor.ClearField("data_location")
-    tensor.raw_data = content
-
-
-def _read(fd: int, offset: int, length: int) -> bytes:
-    parts: list[bytes] = []
-    while length > 0:
-        part = os.pread(fd, min(length, 2**26), offset)
-        if not part:
-            break
-        parts.append(part)
-        offset += len(part)
-        length -= len(part)
-    return b"".join(parts)
+        while length:
+            part = os.pread(file.fileno(), min(length, _CHUNK), offset)
+            if not part:
+                raise InputError(
+                    f"{located.where}: external data {location!r} changed while it was read: try again"
+                )
+            yield part
+            offset += len(part)
+            length -= len(part)
 
 
 def _number(located: Located, entries: dict[str, str], key: str, default: int) -> int:

@@ -2,12 +2,17 @@
 
 The order matters: sizes, then the bytes (`wire`), then protobuf's parser, then structure, then tensors. Nothing native
 but that parser sees the file before these have passed; `probe` lets the runtime see it first in a child process.
+
+Models whose weights take `kept.LARGE_BYTES` or more are never in memory as a whole: their tensors are kept (`kept`),
+their files are two (`datafile`), their sessions are lean (`lean`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import secrets
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +23,18 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
+from edgemodel_api.reasons import DISK_FULL
 from edgemodel_compressor.reading import concise, open_to_read
 from edgemodel_compressor.tensor_spec import TensorSpec
+from edgemodel_oci.companion import companion
 from edgemodel_oci.files import put, replacing
 
-from . import signature, tensors, wire
-from .external import fold_external
+from . import datafile, kept, lean, signature, tensors, wire
+from .external import declared_total, fold_external, is_external, refuse_kept
+from .kept import PROTOBUF_LIMIT
+from .split import NotSplitError, split
 from .structure import check_structure
 
-#: protobuf's own: no message can be serialized beyond it.
-PROTOBUF_LIMIT = 2**31 - 1
 #: Of onnxruntime's messages: kind and code, the path, the place in its own source.
 _NOISE = (
     re.compile(r"^(\w+: )?\[ONNXRuntimeError\] : \d+ : \w+ : "),
@@ -42,12 +49,13 @@ class SourceModel:
     """A model that has passed every check that needs no run.
 
     Attributes:
-        path: one self-contained file; not the given one where external data had to be folded in.
-        proto: the ModelProto; not to be changed.
+        path: one self-contained file, or that of a large model with its external data beside it; not the given one where
+            external data had to be folded in or the model is large.
+        proto: the ModelProto; not to be changed. The weights of a large model are kept outside (`kept`).
         inputs: without those that have a default (initializers of the same name).
         outputs: rank and dimensions as declared; `()` also where nothing is declared.
-        sha256: of the file at `path`, hex.
-        size_bytes: of that file.
+        sha256: of the file at `path`, hex; of a large model it covers the external data, which the file names by digest.
+        size_bytes: of that file, and its external data.
         fixed_batch: the first dimension of the inputs where it is a fixed number, else None.
     """
 
@@ -60,51 +68,132 @@ class SourceModel:
     fixed_batch: int | None
 
 
-def load_model(path: Path, *, work_dir: Path, max_bytes: int, external_dir: Path | None = None) -> SourceModel:
+def load_model(
+    path: Path, *, work_dir: Path, max_bytes: int, external_dir: Path | None = None, data_sha256: str | None = None
+) -> SourceModel:
     """Read and judge.
 
     Args:
         path: an ONNX file.
-        work_dir: for the folded file, where there is external data.
+        work_dir: for the folded file, where there is external data, and for the weights of a large model.
         max_bytes: of the file, and of the external data.
         external_dir: folder in which external data may lie; None: there may be none.
+        data_sha256: of the external data, as `external.digest_of` says; None: not known.
 
     Raises:
         InputError: whatever is wrong with the file, with the number and what to change.
     """
     with concise():
-        return _load(path, work_dir, max_bytes, external_dir)
+        return _load(path, work_dir, max_bytes, external_dir, data_sha256)
 
 
-def _load(path: Path, work_dir: Path, max_bytes: int, external_dir: Path | None) -> SourceModel:
+def _load(
+    path: Path, work_dir: Path, max_bytes: int, external_dir: Path | None, data_sha256: str | None
+) -> SourceModel:
     what = f"model {path.name}"
-    content = _read(path, what, min(max_bytes, PROTOBUF_LIMIT))
+    limit = min(max_bytes, PROTOBUF_LIMIT)
+    mark = secrets.token_hex(16)
+    taken = _taken_apart(path, what, limit, work_dir, mark)
+    content, data = (_read(path, what, limit), None) if taken is None else taken
     # Parsed, a model takes about its size; 1 GiB more covers any honest number of nodes.
     wire.scan(content, onnx.ModelProto.DESCRIPTOR, what=what, max_memory=2 * len(content) + 2**30)
     try:
         model = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise InputError(f"{what}: no ONNX model ({error}): export or copy it again") from None
+    digest, size = hashlib.sha256(content).hexdigest(), len(content)
+    del content, taken
+    refuse_kept(model)
+    if data is not None:
+        _refer(model, data, mark)
     tensors.no_sparse(model)
     check_structure(model, what=what)
     inputs = signature.inputs_of(model.graph)
     outputs = signature.outputs_of(model.graph)
-    folded = fold_external(model, external_dir, max_bytes=max_bytes)
+    changed, data = _gather(model, data, work_dir, path.stem, (external_dir, max_bytes, data_sha256))
     weights = tensors.weight_names(model)
     for located in tensors.tensors(model):
         tensors.check_content(located)
         tensors.check_finite(located, weights)
-    digest, size = hashlib.sha256(content).hexdigest(), len(content)
-    if folded:
+    # A whole file that once was the small part of a large model does not say so any more.
+    changed |= datafile.drop_property(model)
+    if data is not None:
+        path = work_dir / f"{path.stem}.large.onnx"
+        digest, size = datafile.save_kept(model, path, data)
+    elif changed:
         path = work_dir / f"{path.stem}.folded.onnx"
         digest, size = save_model(model, path)
     return SourceModel(path, model, inputs, outputs, digest, size, signature.fixed_batch(inputs))
 
 
+def _taken_apart(
+    path: Path, what: str, limit: int, work_dir: Path, mark: str
+) -> tuple[bytes, datafile.DataFile] | None:
+    """A large file's message without its weights, and these; None: it is small, or must be read as a whole."""
+    with open_to_read(path, what) as file:
+        size = file.seek(0, 2)
+        if not kept.LARGE_BYTES <= size <= limit:
+            return None
+        _check_disk(work_dir, size, what)
+        try:
+            with datafile.data_file(work_dir, path.stem) as data:
+                return split(file.fileno(), size, data, mark), data
+        except NotSplitError:
+            return None
+
+
+def _refer(model: Any, data: datafile.DataFile, mark: str) -> None:
+    for tensor in model.graph.initializer:
+        entries = {e.key: e.value for e in tensor.external_data}
+        if entries.get("location") == mark:
+            kept.refer(tensor, data.path, int(entries["offset"]), int(entries["length"]))
+
+
+def _gather(
+    model: Any,
+    data: datafile.DataFile | None,
+    work_dir: Path,
+    stem: str,
+    rules: tuple[Path | None, int, str | None],
+) -> tuple[bool, datafile.DataFile | None]:
+    """External data: into the model, or into a data file where it is large. Whether there were any, and the one data file."""
+    folder, max_bytes, sha256 = rules
+    external = [t for t in tensors.tensors(model) if is_external(t.tensor)]
+    total = declared_total(external, max_bytes=max_bytes)
+    if total < kept.LARGE_BYTES and data is None:
+        return bool(fold_external(model, folder, max_bytes=max_bytes, sha256=sha256)), None
+    if not external:
+        fold_external(model, folder, max_bytes=max_bytes, sha256=sha256)
+        return True, data
+    _check_disk(work_dir, total, f"external data of {stem}")
+    with datafile.data_file(work_dir, stem) as found:
+        if data is not None:
+            # Some weights were inside, others beside: one file takes them all.
+            for tensor in list(kept.kept_tensors(model)):
+                found.take(tensor, kept.chunks_of(tensor))
+        fold_external(model, folder, max_bytes=max_bytes, into=found, sha256=sha256)
+    if data is not None and data.path != found.path:
+        data.path.unlink(missing_ok=True)
+    return True, found
+
+
+def _check_disk(folder: Path, size: int, what: str) -> None:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return  # the write will say it better
+    if size > free:
+        raise InputError(
+            f"{what}: its {format_bytes(size)} of weights do not fit into {folder}, where {format_bytes(free)} are free: free"
+            " some space there, or name a work folder on another disk",
+            reason=DISK_FULL,
+        )
+
+
 def open_session(
     path: Path | bytes, *, threads: int = 1, level: Any = BASIC, profile: Path | None = None
-) -> ort.InferenceSession:
-    """A CPU session with the options that everything of ours uses.
+) -> Any:
+    """A CPU session with the options that everything of ours uses; for a large model of ours, a lean one (`lean`).
 
     Args:
         path: a file, or a serialized model.
@@ -125,9 +214,13 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
+        if not isinstance(path, bytes) and companion(path) is not None:
+            return lean.LeanSession(path, options)
         return ort.InferenceSession(
             path if isinstance(path, bytes) else str(path), options, providers=["CPUExecutionProvider"]
         )
+    except InputError:
+        raise
     except Exception as error:  # onnxruntime raises many types of its own
         name = "the model" if isinstance(path, bytes) else path.name
         raise InputError(
@@ -139,12 +232,18 @@ def open_session(
 def save_model(proto: Any, path: Path) -> tuple[str, int]:
     """Write a model: the same model gives the same bytes, and the file appears whole.
 
+    Weights of `kept.LARGE_BYTES` or more, and whatever was made of such a model, go into a second file beside it, which is
+    named by its content: it is then never in memory as a whole, and sessions of it are lean.
+
     Returns:
-        sha256 (hex) and size in bytes.
+        sha256 (hex) of the file, which covers the second one; size in bytes of both.
 
     Raises:
         InputError: beyond protobuf's limit of 2 GiB, or the disk refuses.
     """
+    if datafile.goes_outside(proto):
+        return datafile.save_large(proto, path)
+    proto = kept.inlined(proto)
     try:
         content: bytes = proto.SerializeToString(deterministic=True)
     except Exception as error:  # upb: EncodeError or ValueError, by version

@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
 
+from . import kept
+
 #: (op type, index of input) that hold weights: numbers there must be finite.
 _WEIGHT_OPS = frozenset(
     {"MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN", "BatchNormalization",
@@ -27,6 +29,8 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorPro
 MAX_RANK = 32
 #: Product of the other dimensions where one is 0: numpy fails on more.
 MAX_EMPTY = 2**40
+#: Numbers of a large tensor that are looked at together.
+_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def declared_bytes(located: Located) -> int:
 
 
 def check_content(located: Located) -> None:
-    """That the stored numbers are as many as the shape says. For tensors inside the file only.
+    """That the stored numbers are as many as the shape says. For kept tensors and those inside the file.
 
     Raises:
         InputError: with both numbers.
@@ -113,10 +117,10 @@ def check_content(located: Located) -> None:
         raise InputError(f"{located.where} is stored in segments, which no runtime reads: export the model again")
     shape = f"{list(tensor.dims)} of {TensorProto.DataType.Name(tensor.data_type)}"
     used = [name for name in (*_TYPED, "string_data") if len(getattr(tensor, name))]
-    if tensor.HasField("raw_data"):
+    if tensor.HasField("raw_data") or kept.is_kept(tensor):
         if used:
             raise InputError(f"{located.where} stores its numbers twice (raw_data and {used[0]}): export it again")
-        size = len(tensor.raw_data)
+        size = kept.length_of(tensor) if kept.is_kept(tensor) else len(tensor.raw_data)
         if size != expected or tensor.data_type == TensorProto.STRING:
             raise InputError(
                 f"{located.where} holds {size} bytes, but its shape {shape} needs {expected}"
@@ -161,6 +165,10 @@ def check_finite(located: Located, weights: frozenset[str]) -> None:
         return
     values = array_of(tensor).reshape(-1)
     weight = located.initializer and tensor.name in weights
+    if kept.is_kept(tensor) and all(
+        np.isfinite(values[i : i + _AT_ONCE]).all() for i in range(0, values.size, _AT_ONCE)
+    ):
+        return
     nan = np.isnan(values)
     nans = int(nan.sum()) if weight or values.size > 1 else 0
     infinities = int(np.isinf(values).sum()) if weight else 0
@@ -176,6 +184,8 @@ def check_finite(located: Located, weights: frozenset[str]) -> None:
 
 def array_of(tensor: Any) -> npt.NDArray[Any]:
     """The numbers of a checked tensor, without a copy where they are raw."""
+    if kept.is_kept(tensor):
+        return kept.array_of(tensor)
     if tensor.HasField("raw_data") and tensor.data_type != TensorProto.BFLOAT16:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         return np.frombuffer(tensor.raw_data, dtype=dtype.newbyteorder("<")).reshape(tuple(tensor.dims))

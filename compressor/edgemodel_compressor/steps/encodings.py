@@ -37,6 +37,14 @@ class Number(StrEnum):
     FLOAT16 = "float16"
 
 
+class Repair(StrEnum):
+    """What is done to a layer whose integers saturate on a CPU."""
+
+    REDUCE_RANGE = "7-bit weights"
+    UINT8 = "U8 weights"
+    FLOAT = "float"
+
+
 ALL = tuple(HardwareClass)
 _NO_VNNI = (HardwareClass.AMD64_AVX2, HardwareClass.AMD64_BASE, HardwareClass.UNKNOWN)
 _VNNI = (HardwareClass.AMD64_VNNI,)
@@ -56,6 +64,8 @@ class Encoding:
         reduce_range: 7-bit weights.
         block: elements per scale along the input channels; 0: no blocks.
         hardware_classes: the CPUs it is meant for.
+        repairs: (node, what is done there instead), sorted: see `edgemodel_compressor.verify.repair`.
+        of: name of the encoding that it repairs.
     """
 
     name: str
@@ -66,6 +76,13 @@ class Encoding:
     reduce_range: bool = False
     block: int = 0
     hardware_classes: tuple[HardwareClass, ...] = ALL
+    repairs: tuple[tuple[str, Repair], ...] = ()
+    of: str = ""
+
+    @property
+    def family(self) -> str:
+        """Its name without repairs: the same layers are sensitive, the same ranges hold."""
+        return self.of or self.name
 
     @property
     def weights_only(self) -> bool:
@@ -86,8 +103,10 @@ DYNAMIC = (
 )  # fmt: skip
 INT8_WEIGHTS = Encoding("int8-weights", Number.INT8)
 INT4_WEIGHTS = Encoding("int4-weights", Number.INT4, block=32)
+#: A quarter of the scales: smaller, and a little rougher.
+INT4_COARSE = Encoding("int4-weights-b128", Number.INT4, block=128)
 FLOAT16_WEIGHTS = Encoding("float16-weights", Number.FLOAT16, per_channel=False)
-BY_NAME = {e.name: e for e in (*STATIC, *DYNAMIC, INT8_WEIGHTS, INT4_WEIGHTS, FLOAT16_WEIGHTS)}
+BY_NAME = {e.name: e for e in (*STATIC, *DYNAMIC, INT8_WEIGHTS, INT4_WEIGHTS, INT4_COARSE, FLOAT16_WEIGHTS)}
 
 
 def encodings_for(step: QuantizeStep, platforms: Iterable[str]) -> tuple[Encoding, ...]:

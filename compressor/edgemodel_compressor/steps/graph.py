@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.formats import kept
 
 Array = npt.NDArray[np.generic]
 
@@ -60,9 +61,31 @@ def array_of(tensor: Any) -> Array:
         InputError: its bytes do not fit its shape, or lie outside the file.
     """
     try:
-        return np.asarray(numpy_helper.to_array(tensor))
+        return kept.array_of(tensor) if kept.is_kept(tensor) else np.asarray(numpy_helper.to_array(tensor))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"initializer {tensor.name!r} cannot be read: {error}") from None
+
+
+def put_array(tensor: Any, array: npt.NDArray[Any]) -> None:
+    """Give an initializer new numbers, shape and type, in place; of a large model they stay outside (`formats.kept`).
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    kept.put(tensor, array)
+
+
+def tensor_of(array: npt.NDArray[Any], name: str, *, beside: Any) -> Any:
+    """A new initializer; where `beside` is one of a large model, kept outside as that one is.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    tensor = TensorProto(name=name)
+    kept.put(tensor, array, beside=beside)
+    return tensor
 
 
 def is_standard(node: Any) -> bool:

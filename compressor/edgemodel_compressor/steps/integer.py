@@ -13,6 +13,7 @@ Dynamic: never for Conv, whose dynamic kernels are many times slower than float 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from edgemodel_api.edgemodel import QuantizeStep
 from edgemodel_api.errors import InputError
 
 from .calibrate import Ranges
-from .encodings import Encoding, Number
+from .encodings import Encoding, Number, Repair
 from .graph import array_of, attribute, copy_of, fresh, names_in, opset, uses_of
 from .nodes import computing_nodes, passing_nodes
 from .prepare import PER_CHANNEL_OPSET, upgrade_opset
@@ -51,7 +52,7 @@ def quantize_static(
         InputError: nothing to quantize, an opset that cannot be raised, or a node that the quantizer cannot take.
     """
     base, per_channel, notes = _at_opset(model, QDQ_OPSET, encoding)
-    computing = computing_nodes(base, step, nodes)
+    computing = _left_by_repairs(computing_nodes(base, step, nodes), encoding)
     known = {n for n, r in ranges.tensors.items() if r.finite}
     initializers = {t.name for t in base.graph.initializer}
     ready = tuple(n for n in computing if all(i in known or i in initializers for i in _activations(n)))
@@ -72,7 +73,7 @@ def quantize_static(
     _own_biases(base, ready)
     options: dict[str, Any] = {
         "WeightSymmetric": encoding.weight is Number.INT8,
-        "TensorQuantOverrides": _per_tensor(base, ready) if per_channel else {},
+        "TensorQuantOverrides": _overrides(base, ready, encoding, per_channel=per_channel),
     }
     made = run_quantizer(
         base,
@@ -95,7 +96,7 @@ def quantize_dynamic(model: Any, step: QuantizeStep, encoding: Encoding, *, node
         InputError: as for `quantize_static`.
     """
     base, per_channel, notes = _at_opset(model, DYNAMIC_OPSET, encoding)
-    computing = computing_nodes(base, step, nodes)
+    computing = _left_by_repairs(computing_nodes(base, step, nodes), encoding)
     if not computing:
         raise InputError(
             f"{encoding.name} finds nothing to quantize: no MatMul, Gemm, Attention or LSTM with float32 weights is left"
@@ -105,7 +106,11 @@ def quantize_dynamic(model: Any, step: QuantizeStep, encoding: Encoding, *, node
     names = tuple(n.name for n in computing)
     base = _gemm_as_matmul(base, frozenset(names))
     chosen = [n for n in base.graph.node if n.name in set(names)]
-    options = {"MatMulConstBOnly": True, "WeightSymmetric": encoding.weight is Number.INT8}
+    options = {
+        "MatMulConstBOnly": True,
+        "WeightSymmetric": encoding.weight is Number.INT8,
+        "TensorQuantOverrides": _repaired(base, chosen, encoding, per_channel=per_channel),
+    }
     made = run_quantizer(base, chosen, encoding, per_channel=per_channel, options=options, data=None)
     return Made(tidy(made, model), names, tuple(notes))
 
@@ -146,6 +151,62 @@ def _tensor_data(ranges: Ranges) -> dict[str, Any]:
     return made
 
 
+def _left_by_repairs(nodes: tuple[Any, ...], encoding: Encoding) -> tuple[Any, ...]:
+    """Without those that a repair leaves in float."""
+    floats = {name for name, repair in encoding.repairs if repair is Repair.FLOAT}
+    return tuple(n for n in nodes if n.name not in floats)
+
+
+def _overrides(
+    model: Any, nodes: tuple[Any, ...], encoding: Encoding, *, per_channel: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """What the quantizer has to do otherwise for single weights."""
+    plain = _per_tensor(model, nodes) if per_channel else {}
+    # A weight that has one scale for all keeps it when its range is reduced.
+    repaired = _repaired(model, nodes, encoding, per_channel=per_channel, whole=frozenset(plain))
+    return {**plain, **repaired}
+
+
+def _repaired(
+    model: Any,
+    nodes: Sequence[Any],
+    encoding: Encoding,
+    *,
+    per_channel: bool,
+    whole: frozenset[str] = frozenset(),
+) -> dict[str, list[dict[str, Any]]]:
+    """Weights of repaired nodes, by name: 7 bits, or u8 with one scale and a zero point of its own."""
+    from onnxruntime.quantization.quant_utils import QuantType
+
+    repairs = dict(encoding.repairs)
+    ranks = {t.name: len(t.dims) for t in model.graph.initializer}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in nodes:
+        repair = repairs.get(node.name)
+        for name in (n for n in node.input[1 : 3 if node.op_type == "LSTM" else 2] if n in ranks):
+            if repair is Repair.UINT8:
+                found[name] = [{"quant_type": QuantType.QUInt8, "symmetric": False}]
+                # The dynamic quantizer wants them all one way.
+                if encoding.dynamic and per_channel and (axis := _axis(node, ranks[name])) is not None:
+                    found[name][0]["axis"] = axis
+            elif repair is Repair.REDUCE_RANGE:
+                found[name] = [{"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": True}]
+                if per_channel and name not in whole and (axis := _axis(node, ranks[name])) is not None:
+                    found[name][0]["axis"] = axis
+    return found
+
+
+def _axis(node: Any, rank: int) -> int | None:
+    """Axis of the output channels of a node's weight, as the quantizer cuts it; None: one scale for all."""
+    if node.op_type == "MatMul":
+        return 1 if rank == 2 else None
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 0 if node.op_type == "Conv" else 1
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB", 0) else 1
+    return None
+
+
 def _per_tensor(model: Any, nodes: tuple[Any, ...]) -> dict[str, list[dict[str, Any]]]:
     """Weights that cannot have a scale per channel.
 
@@ -159,8 +220,8 @@ def _per_tensor(model: Any, nodes: tuple[Any, ...]) -> dict[str, list[dict[str, 
         name = node.input[1]
         if name not in ranks:
             continue
-        axis = {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, 0 if attribute(node, "transB", 0) else 1)
-        if seen.setdefault(name, axis) != axis or (node.op_type == "MatMul" and ranks[name] != 2):
+        axis = _axis(node, ranks[name])
+        if axis is None or seen.setdefault(name, axis) != axis:
             mixed.add(name)
     return {name: [{"symmetric": True}] for name in sorted(mixed)}
 

@@ -34,6 +34,8 @@ from .graph import (
     is_standard,
     names_in,
     opset,
+    put_array,
+    tensor_of,
     uses_of,
 )
 
@@ -181,7 +183,7 @@ def _folded(node: Any, known: dict[str, Any], uses: dict[str, int], imports: dic
         value = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
         if value.nbytes > source.nbytes + _SLACK_BYTES:
             return None
-        return numpy_helper.from_array(value, node.output[0])
+        return tensor_of(value, node.output[0], beside=known[inputs[0]])
     except InputError:
         raise
     except Exception:
@@ -243,9 +245,9 @@ def _fold_batch_norm(
     new_bias = ((bias - mean) * factor + shift).astype(weight.dtype)
     if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
         return False
-    known[conv.input[1]].CopyFrom(numpy_helper.from_array(new_weight, conv.input[1]))
+    put_array(known[conv.input[1]], new_weight)
     if len(conv.input) > 2 and conv.input[2]:
-        known[conv.input[2]].CopyFrom(numpy_helper.from_array(new_bias, conv.input[2]))
+        put_array(known[conv.input[2]], new_bias)
         return True
     name = fresh(f"{conv.input[1]}/folded_bias", taken)
     graph.initializer.append(numpy_helper.from_array(new_bias, name))

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from .encodings import Encoding, Number
-from .graph import fresh, names_in
+from .graph import fresh, names_in, tensor_of
 from .weights import SCALE_SUFFIX, Weight, channels, from_channels
 
 #: Smaller tensors gain less than the nodes and scales around them cost.
@@ -176,7 +176,7 @@ def _rewrite(weight: Weight, dtype: npt.DTypeLike, stored: Stored, taken: set[st
     graph, name = weight.graph, weight.name
 
     def constant(array: npt.NDArray[Any], suffix: str) -> str:
-        tensor = numpy_helper.from_array(np.ascontiguousarray(array), fresh(name + suffix, taken))
+        tensor = tensor_of(np.ascontiguousarray(array), fresh(name + suffix, taken), beside=weight.tensor)
         graph.initializer.append(tensor)
         return str(tensor.name)
 

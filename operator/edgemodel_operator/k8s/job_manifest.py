@@ -62,7 +62,10 @@ def manifest(model: EdgeModel, job: JobSpec, settings: JobSettings) -> Body:
         InputError: the contract is too long for an annotation.
     """
     job = job.replace(
-        credentials={what: f"{CREDENTIALS}/{what}" for what in _secrets(job)}, volumes_dir=VOLUMES, in_pod=True
+        credentials={what: f"{CREDENTIALS}/{what}" for what in _secrets(job)},
+        volumes_dir=VOLUMES,
+        in_pod=True,
+        deadline_seconds=settings.deadline.total_seconds(),
     )
     contract = job.model_dump_json(by_alias=True, exclude_none=True)
     if len(contract.encode()) > CONTRACT_LIMIT_BYTES:
@@ -130,7 +133,7 @@ def _pod(job: JobSpec, settings: JobSettings) -> Body:
         environment["DOCKER_CONFIG"] = f"{CREDENTIALS}/registry"
     for what, secret in _secrets(job).items():
         _mount(what, {"secretName": secret}, volumes, mounts)
-    for number, claim in enumerate(claims(remote for remote in _files(job).values())):
+    for number, claim in enumerate(claims(job.files.values())):
         name = f"claim-{number}"
         volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         mounts.append({"name": name, "mountPath": f"{VOLUMES}/{claim}", "readOnly": True})
@@ -182,20 +185,11 @@ def claims(files: Iterable[RemoteFile]) -> tuple[str, ...]:
     return tuple(sorted({uri.removeprefix("pvc://").partition("/")[0] for uri in uris if uri.startswith("pvc://")}))
 
 
-def _files(job: JobSpec) -> dict[str, RemoteFile]:
-    found: dict[str, RemoteFile | None] = {
-        "source": job.source,
-        "calibration": job.data.calibration,
-        "validation": job.data.validation,
-    }
-    return {what: remote for what, remote in found.items() if remote is not None}
-
-
 def _secrets(job: JobSpec) -> dict[str, str]:
     """The Secret's name of each file whose server wants one."""
     return {
         what: remote.credentials_secret_ref.name
-        for what, remote in _files(job).items()
+        for what, remote in job.files.items()
         if remote.credentials_secret_ref is not None and remote.uri.startswith(("https:", "oci:", "s3:"))
     }
 

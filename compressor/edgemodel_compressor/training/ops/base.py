@@ -24,8 +24,9 @@ Result: TypeAlias = Any  # a Value, or a tuple of them for operators with severa
 
 #: More elements than this are no shape or mask but an attack (ConstantOfShape, Range, Expand, Tile of constants).
 MAX_STATIC_ELEMENTS = 2**27
-_NARROW = {
+_NARROW: Mapping[str, Any] = {
     "float64": np.float32, "float16": np.float32, "bfloat16": np.float32, "int64": np.int32, "uint64": np.uint32,
+    "int4": np.int8, "int2": np.int8, "uint4": np.uint8, "uint2": np.uint8,
 }  # fmt: skip
 _INT32 = np.iinfo(np.int32)
 
@@ -80,25 +81,31 @@ class Conversion:
         function: (call, *inputs) → output or outputs; absent optional inputs are None.
         note: what of the operator is converted; empty: all of it.
         since: the first opset whose form of the operator is converted.
+        keep: indices of inputs that are shapes, axes or sizes: they stay static beside traced ones.
+        traced: it has no numpy form; its result is traced even where all inputs are static.
     """
 
     function: Op
     note: str
     since: int
+    keep: frozenset[int]
+    traced: bool
 
 
 #: (domain, operator) → conversion; filled by the modules of this package.
 REGISTRY: dict[tuple[str, str], Conversion] = {}
 
 
-def op(*names: str, note: str = "", domain: str = "", since: int = 1) -> Callable[[Op], Op]:
+def op(
+    *names: str, note: str = "", domain: str = "", since: int = 1, keep: Sequence[int] = (), traced: bool = False
+) -> Callable[[Op], Op]:
     """Register the conversion of some operators."""
 
     def register(function: Op) -> Op:
         for name in names:
             if (domain, name) in REGISTRY:
                 raise RuntimeError(f"{domain}:{name} is registered twice")
-            REGISTRY[domain, name] = Conversion(function, note, since)
+            REGISTRY[domain, name] = Conversion(function, note, since, frozenset(keep), traced)
         return function
 
     return register
@@ -114,12 +121,17 @@ def lift(value: Value) -> Any:
     if value is None or isinstance(value, jax.Array):
         return value
     array = np.asarray(value)
-    if array.dtype.kind in "OSU" or array.dtype.kind == "c":
+    if array.dtype.kind in "OSUc":
         raise NotConvertibleError(f"values of type {array.dtype.name} cannot be differentiated")
-    narrow = _NARROW.get(array.dtype.name)
+    narrow = _narrow(array.dtype)
     if narrow is np.int32:
         array = np.clip(array, _INT32.min, _INT32.max)
     return jnp.asarray(array if narrow is None else array.astype(narrow))
+
+
+def _narrow(dtype: np.dtype[Any]) -> Any:
+    """JAX's type for one of ONNX's; None: the same."""
+    return np.float32 if dtype.name.startswith("float8") or dtype.name.startswith("float4") else _NARROW.get(dtype.name)
 
 
 def known(value: Value, what: str) -> Static:
@@ -172,15 +184,25 @@ def bounded(shape: Sequence[int]) -> tuple[int, ...]:
     return found
 
 
-def dtype_of(code: int, *, static: bool) -> npt.DTypeLike:
+def dtype_of(code: int, *, static: bool) -> np.dtype[Any]:
     """The type of a value by its ONNX code: as it is for static values, narrowed for traced ones.
 
     Raises:
-        NotConvertibleError: strings, complex numbers, or types that are smaller than a byte.
+        NotConvertibleError: strings or complex numbers.
     """
     if code in (TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128):
         raise NotConvertibleError(f"values of type {TensorProto.DataType.Name(code)} cannot be differentiated")
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(code))
-    if static:
-        return dtype
-    return _NARROW.get(dtype.name, dtype)
+    dtype: np.dtype[Any] = np.dtype(helper.tensor_dtype_to_np_dtype(code))
+    return dtype if static else np.dtype(_narrow(dtype) or dtype)
+
+
+def cast(x: Value, code: int) -> Value:
+    """A value in another type, by its ONNX code; a traced one is rounded to float16 and goes on in float32."""
+    stored = dtype_of(code, static=True)
+    if stored.kind not in "fiub" and stored.name != "bfloat16":
+        raise NotConvertibleError(f"a cast to {stored.name} has no conversion")
+    if is_static(x):
+        return np.asarray(x).astype(stored)
+    if stored.name in ("float16", "bfloat16"):
+        return x.astype(stored).astype(np.float32)
+    return x.astype(dtype_of(code, static=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from edgemodel_compressor.formats.functions import domain_of
 from edgemodel_compressor.formats.tensors import node_label
 from edgemodel_compressor.steps.graph import array_of
 
-from .base import REGISTRY, Call, NotConvertibleError, Value, bounded, is_static, lift
+from .base import REGISTRY, Call, NotConvertibleError, Value, dtype_of, is_static, lift
 
 #: Graphs within graphs: If in Loop in If …
 MAX_NESTING = 16
@@ -36,6 +36,16 @@ class NodeError(Exception):
         self.label, self.why, self.unsupported = label, why, unsupported
 
 
+def lacks(domain: str, name: str, opset: int) -> str:
+    """Why an operator has no conversion at all; empty: it has one."""
+    conversion = REGISTRY.get((domain, name))
+    if conversion is None:
+        return f"the operator {f'{domain}.{name}' if domain else name} has no conversion"
+    if opset < conversion.since:
+        return f"its form before opset {conversion.since} has no conversion: export with a later one"
+    return ""
+
+
 class _Poison:
     """Stands for the outputs of a node that failed, so that the nodes after it are not blamed."""
 
@@ -54,7 +64,6 @@ class Interpreter:
 
     opsets: Mapping[str, int]
     failed: Callable[[NodeError], None] | None = None
-    _attributes: dict[int, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     def run(self, graph: Any, scope: Mapping[str, Value], nesting: int = 0) -> dict[str, Value]:
         """All values of a graph.
@@ -85,22 +94,17 @@ class Interpreter:
 
     def _call(self, node: Any, label: str, values: _Scope, nesting: int) -> Sequence[Value]:
         domain = domain_of(node.domain)
-        conversion = REGISTRY.get((domain, node.op_type))
-        if conversion is None:
-            raise NodeError(label, "the operator has no conversion", unsupported=True)
+        opset = self.opsets.get(domain, 1)
+        why = lacks(domain, node.op_type, opset)
+        if why:
+            raise NodeError(label, why, unsupported=True)
+        conversion = REGISTRY[domain, node.op_type]
         missing = [name for name in node.input if name and name not in values]
         if missing:
             raise NodeError(label, f"nothing makes its input {missing[0]!r}: export the model again", unsupported=False)
         inputs = [values[name] if name else None for name in node.input]
         if any(value is POISON for value in inputs):
             return (POISON,) * len(node.output)
-        opset = self.opsets.get(domain, 1)
-        if opset < conversion.since:
-            raise NodeError(
-                label, f"its form before opset {conversion.since} has no conversion: export with a later one",
-                unsupported=True,
-            )  # fmt: skip
-        static = all(is_static(value) for value in inputs)
 
         def run(graph: Any, given: Sequence[Value]) -> tuple[Value, ...]:
             if nesting >= MAX_NESTING:
@@ -109,10 +113,13 @@ class Interpreter:
             inner = self.run(graph, {**values, **dict(zip(names, given, strict=True))}, nesting + 1)
             return tuple(inner[o.name] for o in graph.output)
 
-        call = Call(node.op_type, opset, self._attributes_of(node), tuple(node.output), np if static else jnp, run)
         try:
+            static = not conversion.traced and all(is_static(value) for value in inputs)
+            call = Call(node.op_type, opset, _attributes_of(node), tuple(node.output), np if static else jnp, run)
+            if not static:
+                inputs = [v if i in conversion.keep else lift(v) for i, v in enumerate(inputs)]
             with np.errstate(all="ignore"):
-                results = conversion.function(call, *(inputs if static else _mixed(inputs)))
+                results = conversion.function(call, *inputs)
         except NotConvertibleError as error:
             raise NodeError(label, str(error), unsupported=True) from None
         except NodeError:
@@ -122,25 +129,15 @@ class Interpreter:
             raise NodeError(label, f"{_first_line(error)} (inputs: {shapes})", unsupported=False) from error
         return results if isinstance(results, tuple) else (results,)
 
-    def _attributes_of(self, node: Any) -> Mapping[str, Any]:
-        found = self._attributes.get(id(node))
-        if found is None:
-            found = {}
-            for attribute in node.attribute:
-                if attribute.ref_attr_name:
-                    raise NotConvertibleError(f"its attribute {attribute.name!r} refers to a function's")
-                tensor = attribute.type == AttributeProto.TENSOR
-                found[attribute.name] = array_of(attribute.t) if tensor else helper.get_attribute_value(attribute)
-            self._attributes[id(node)] = found
-        return found
 
-
-def _mixed(inputs: Sequence[Value]) -> list[Value]:
-    """Static integers stay static beside traced values (shapes, axes, indices); floats join JAX's types."""
-    return [
-        lift(v) if v is not None and is_static(v) and np.asarray(v).dtype.kind == "f" and np.asarray(v).ndim else v
-        for v in inputs
-    ]
+def _attributes_of(node: Any) -> dict[str, Any]:
+    found = {}
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            raise NotConvertibleError(f"its attribute {attribute.name!r} refers to a function's")
+        tensor = attribute.type == AttributeProto.TENSOR
+        found[attribute.name] = array_of(attribute.t) if tensor else helper.get_attribute_value(attribute)
+    return found
 
 
 def _first_line(error: Exception) -> str:
@@ -148,4 +145,4 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-__all__ = ["POISON", "Interpreter", "NodeError", "bounded"]
+__all__ = ["MAX_NESTING", "POISON", "Interpreter", "NodeError", "NotConvertibleError", "dtype_of", "lacks", "lift"]

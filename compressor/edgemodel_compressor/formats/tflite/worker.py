@@ -1,0 +1,133 @@
+"""A child process that runs TFLite files: kernels end the process where they meet what they did not expect.
+
+Messages on standard input and output are 8 bytes of length and an `.npz`: `model` (bytes) and `feed:NAME` in; `out:NAME`
+or `error` out. Each model is run with the default delegate (XNNPACK) and without, as devices have both.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import struct
+import subprocess
+import sys
+import threading
+from typing import IO
+
+import numpy as np
+
+from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate.runner import Arrays, Run
+
+_LENGTH = struct.Struct("<Q")
+
+
+class Worker:
+    """One child, started when it is needed and again after a crash."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def run(self, content: bytes, feeds: Arrays, *, delegates: bool, threads: int = 1) -> Arrays:
+        """Run a model once.
+
+        Raises:
+            InputError: it fails, or ends the process.
+        """
+        request = {f"feed:{n}": a for n, a in feeds.items()}
+        request["model"] = np.frombuffer(content, dtype=np.uint8)
+        request["settings"] = np.asarray([int(delegates), threads])
+        with self._lock:
+            process = self._running()
+            try:
+                _send(process.stdin, request)
+                answer = _receive(process.stdout)
+            except (OSError, EOFError):
+                code = self.close()
+                raise InputError(
+                    f"LiteRT ended with signal {-code}" if code < 0 else f"LiteRT ended with code {code}"
+                ) from None
+        if "error" in answer:
+            raise InputError(str(answer["error"]))
+        return {n.removeprefix("out:"): a for n, a in answer.items()}
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            paths = [p for p in sys.path if p]
+            code = f"import sys; sys.path[:0] = {paths!r}; from {__name__} import serve; serve()"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        return self._process
+
+    def close(self) -> int:
+        """End the child, and say how it ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    continue  # what was not sent to a dead child
+        try:
+            return process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+WORKER = Worker()
+atexit.register(WORKER.close)
+
+
+def isolated_run(content: bytes, *, delegates: bool) -> Run:
+    """As `open_run`, in the child."""
+    return lambda feeds: WORKER.run(content, feeds, delegates=delegates)
+
+
+def serve() -> None:
+    """In the child: answer until the input ends."""
+    from .run import open_run
+
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    known: tuple[bytes, bool, int] | None = None
+    run: Run | None = None
+    while True:
+        try:
+            request = _receive(source)
+        except EOFError:
+            return
+        content = request.pop("model").tobytes()
+        delegates, threads = (int(v) for v in request.pop("settings"))
+        feeds = {n.removeprefix("feed:"): a for n, a in request.items()}
+        try:
+            if run is None or known != (content, bool(delegates), threads):
+                run = open_run(content, threads=threads, delegates=bool(delegates))
+                known = (content, bool(delegates), threads)
+            answer = {f"out:{n}": a for n, a in run(feeds).items()}
+        except InputError as error:
+            answer = {"error": np.asarray(str(error))}
+        _send(sink, answer)
+
+
+def _send(pipe: IO[bytes] | None, arrays: Arrays) -> None:
+    if pipe is None:
+        raise EOFError
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    content = buffer.getbuffer()
+    pipe.write(_LENGTH.pack(len(content)))
+    pipe.write(content)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes] | None) -> Arrays:
+    head = pipe.read(_LENGTH.size) if pipe is not None else b""
+    if pipe is None or len(head) < _LENGTH.size:
+        raise EOFError
+    content = pipe.read(_LENGTH.unpack(head)[0])
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {n: arrays[n] for n in arrays.files}

@@ -1,0 +1,187 @@
+"""ONNX → TFLite, without TensorFlow: checked before, during and after.
+
+Before: `unsupported` names every node that cannot be converted. After: the float file is run beside onnxruntime on
+given or generated rows and must agree up to rounding, so the lowering is right; then the encoded file is run, and must
+stay within what its encoding may cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from edgemodel_api.errors import InputError
+from edgemodel_api.reasons import NOT_SUPPORTED
+from edgemodel_compressor.evaluate.runner import Arrays, Run, runner
+from edgemodel_oci.files import put, replacing
+
+from .equivalence import Equivalence, compare_runs
+from .known import ROWS, input_shapes, random_feeds
+from .lower import Lowered, lower
+from .schema import serialize
+from .site import REGISTRY
+from .worker import isolated_run
+
+FLOAT32, FLOAT16, INT8_WEIGHTS, INT8_FULL = "float32", "float16", "int8-weights", "int8-full"
+#: Largest relative error against the ONNX model, by encoding. Float: rounding in another order. The others are bounds
+#: against a broken file; whether the quality is enough is for the gates to say.
+TOLERANCE: Mapping[str, float] = MappingProxyType(
+    {FLOAT32: 1e-3, FLOAT16: 2e-2, INT8_WEIGHTS: 0.25, INT8_FULL: 0.75}
+)
+ENCODINGS = tuple(TOLERANCE)
+#: ONNX operator → what of it is converted; empty: all.
+OPS: Mapping[str, str] = MappingProxyType({op: REGISTRY[op][1] for op in sorted(REGISTRY)})
+_DESCRIPTION = "EdgeModel, converted from ONNX"
+#: Rows that a conversion is checked with.
+CHECKED_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A written file.
+
+    Attributes:
+        path: of it.
+        encoding: float32, float16, int8-weights or int8-full.
+        notes: what was decided and found, in words.
+        size_bytes: of the file.
+        check: how it agreed with the ONNX model.
+        free_batch: whether it takes any batch.
+    """
+
+    path: Path
+    encoding: str
+    notes: tuple[str, ...]
+    size_bytes: int
+    check: Equivalence
+    free_batch: bool
+
+
+def unsupported(model: Any, feeds: Arrays | None = None) -> tuple[str, ...]:
+    """What cannot be converted, each as "node NAME (Op): why"; empty: everything can.
+
+    Args:
+        model: a ModelProto that passed the loader's checks.
+        feeds: some rows, for models whose inputs have free dimensions besides the batch.
+
+    Raises:
+        InputError: the model cannot be run by onnxruntime either.
+    """
+    return lower(model, feeds).problems
+
+
+def convert(
+    model: Any,
+    dest: Path,
+    *,
+    encoding: str = FLOAT32,
+    calibration: Arrays | None = None,
+    feeds: Arrays | None = None,
+    float_nodes: Collection[str] = (),
+    tolerance: float | None = None,
+) -> Converted:
+    """Write a `.tflite` file.
+
+    Args:
+        model: a ModelProto that passed the loader's checks; inputs and outputs keep their names, shapes and types.
+        dest: the file; it appears whole or not at all.
+        encoding: one of `ENCODINGS`.
+        calibration: rows named as the inputs, for the ranges of `int8-full`.
+        feeds: rows to check the file with; None: calibration rows, else random ones.
+        float_nodes: names of ONNX nodes that keep float weights and arithmetic.
+        tolerance: instead of `TOLERANCE`.
+
+    Raises:
+        InputError: nodes that cannot be converted (all of them are named); or the file disagrees with the ONNX model.
+    """
+    if encoding not in ENCODINGS:
+        raise InputError(f"TFLite encoding {encoding!r} is unknown: choose one of {', '.join(ENCODINGS)}")
+    if encoding == INT8_FULL and not calibration:
+        raise InputError("TFLite int8-full needs calibration data for the ranges of activations: give data.calibration")
+    lowered = lower(model, calibration or feeds)
+    if lowered.problems:
+        raise InputError(_listed(lowered.problems), reason=NOT_SUPPORTED)
+    onnx = _onnx(model)
+    rows = _check_rows(model, feeds or calibration)
+    notes = list(lowered.notes)
+    content = serialize(lowered.graph, description=_DESCRIPTION)
+    check = _checked(onnx, content, rows, lowered, TOLERANCE[FLOAT32] if tolerance is None or encoding != FLOAT32 else tolerance)
+    if encoding != FLOAT32:
+        content, more = _encoded(lowered, content, encoding, calibration or {}, float_nodes)
+        notes += more
+        check = _checked(onnx, content, rows, lowered, TOLERANCE[encoding] if tolerance is None else tolerance)
+    with replacing(dest) as file:
+        put(file, content, dest)
+    return Converted(dest, encoding, tuple(notes), len(content), check, lowered.free)
+
+
+def _encoded(
+    lowered: Lowered, content: bytes, encoding: str, calibration: Arrays, float_nodes: Collection[str]
+) -> tuple[bytes, tuple[str, ...]]:
+    from .quantize import quantize_full
+    from .ranges import calibrate
+    from .weights import halve_weights, quantize_weights
+
+    graph, notes = lowered.graph, ()
+    if encoding == FLOAT16:
+        notes = halve_weights(graph, float_nodes)
+    elif encoding == INT8_WEIGHTS:
+        notes = quantize_weights(graph, float_nodes)
+    else:
+        notes = quantize_full(graph, calibrate(graph, content, calibration), float_nodes)
+    return serialize(graph, description=f"{_DESCRIPTION}, {encoding}"), notes
+
+
+def _listed(problems: tuple[str, ...]) -> str:
+    shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+    return f"the model cannot be converted to TFLite: {shown}: take TFLite out of spec.formats, or change these"
+
+
+def _onnx(model: Any) -> Run:
+    from edgemodel_compressor.formats.onnx_model import open_session
+
+    return runner(open_session(model.SerializeToString()))
+
+
+def _check_rows(model: Any, given: Arrays | None) -> Arrays:
+    shapes, _ = input_shapes(model, given)
+    fixed = next((s[0] for s in shapes.values() if s and s[0] is not None), None)
+    rows = CHECKED_ROWS if fixed is None else fixed
+    made = random_feeds(model, shapes, rows, seed=1)
+    if given and all(n in given and given[n].shape[1:] == a.shape[1:] and len(given[n]) >= (fixed or 1) for n, a in made.items()):
+        return {n: np.ascontiguousarray(given[n][:rows].astype(a.dtype, copy=False)) for n, a in made.items()}
+    return made
+
+
+def _checked(onnx: Run, content: bytes, feeds: Arrays, lowered: Lowered, tolerance: float) -> Equivalence:
+    """One sample at a time (or the fixed batch), and some at once where the batch is free; with XNNPACK and without."""
+    first = next(iter(lowered.graph.inputs.values()))
+    rows = 1 if lowered.free or not first.shape else int(first.shape[0])
+    many = {n: a[:ROWS] for n, a in feeds.items()} if lowered.free else {}
+    result: Equivalence | None = None
+    for delegates in (True, False):
+        tflite = isolated_run(content, delegates=delegates)
+        try:
+            checks = [compare_runs(onnx, tflite, feeds, rows=rows)]
+            if many:
+                checks.append(compare_runs(onnx, tflite, many, rows=ROWS))
+        except InputError as error:
+            raise InputError(
+                f"the TFLite file cannot be run ({error}), so it was not written: take TFLite out of spec.formats"
+            ) from None
+        worst = max(checks, key=lambda e: e.max_error)
+        if not worst.max_error <= tolerance:
+            raise InputError(
+                f"the TFLite file disagrees with the ONNX model: relative error {worst.max_error:.3g} over"
+                f" {worst.cases} rows, at most {tolerance:.3g} is allowed: it was not written; take TFLite out of"
+                " spec.formats, or choose another encoding"
+            )
+        result = result or checks[0]
+    if result is None:
+        raise AssertionError
+    return result

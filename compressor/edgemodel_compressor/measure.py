@@ -1,0 +1,312 @@
+"""Measuring recipes: known from before, or built here and judged by workers; then clocks, when nothing else runs.
+
+Recipes of one call are built one after the other and judged at the same time. Outcomes come in the order in which they
+were asked for, and are the same with and without workers, and with and without the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from edgemodel_api import reasons
+from edgemodel_api.errors import InputError
+from edgemodel_api.job import Progress
+from edgemodel_api.quantities import format_bytes
+
+from . import gates
+from .bench import Bench, Clocks, Outcome
+from .build import Builder, Built, discard
+from .cache import Cache, Entry, content_key, encoded
+from .deadline import Deadline, TimeUpError
+from .judge import Known, Task
+from .keys import recipe_key
+from .progress import Report
+from .recipe import NAME_LIMIT, Recipe
+from .search import Effort
+from .workers import in_order
+
+
+class Judges(Protocol):
+    """`workers.Here` or `workers.Workers`."""
+
+    def submit(self, task: Task) -> Future[Known]:
+        """What is known of a file afterwards."""
+
+    def close(self) -> None:
+        """End them."""
+
+
+@dataclass
+class _Item:
+    """One recipe on its way: `built` without a file where it is known from before, `failure` where it cannot be built."""
+
+    name: str
+    recipe: Recipe
+    key: str
+    entry: Entry | None = None
+    built: Built | None = None
+    path: Path | None = None
+    future: Future[Known] | None = None
+    failure: str = ""
+
+
+class Lab:
+    """Builds and measures, and remembers every outcome by its name, in the order in which they were measured."""
+
+    def __init__(
+        self,
+        *,
+        builder: Builder,
+        bench: Bench,
+        judges: Judges,
+        cache: Cache,
+        deadline: Deadline,
+        report: Report,
+    ) -> None:
+        """With what there is.
+
+        Args:
+            builder: applies recipes.
+            bench: verdicts and clocks.
+            judges: here or in workers.
+            cache: of earlier measurements.
+            deadline: of the search.
+            report: where progress goes.
+        """
+        self.builder, self.bench = builder, bench
+        self._judges, self._cache, self._deadline, self._report = judges, cache, deadline, report
+        self._outcomes: dict[str, Outcome] = {}
+        self._known: dict[str, Known] = {}
+        self._probed: set[str] = set()
+        #: Whether the time was up before everything that was asked for was measured.
+        self.stopped = False
+        #: How many outcomes were known from before.
+        self.reused = 0
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """All so far."""
+        return tuple(self._outcomes.values())
+
+    def measure(self, recipes: Sequence[Recipe], effort: Effort) -> tuple[Outcome, ...]:
+        """Outcomes in the order of the recipes; fewer, where the time was up. A bad candidate is an outcome, no error.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        items: list[_Item] = []
+        for recipe in recipes:
+            if self._late(len(items)):
+                break
+            item = self._begun(recipe, effort, items)
+            if item is None:
+                break
+            items.append(item)
+        outcomes = self._gathered(items)
+        self.stopped |= len(outcomes) < len(recipes)
+        return tuple(self._settled(item, o, effort) for item, o in zip(items, outcomes, strict=False))
+
+    def confirm(self, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+        """The same, judged on all samples, with their files; whatever the time is."""
+        items = []
+        for o in outcomes:
+            item = _Item(o.name, o.recipe, self._key(o.recipe), path=o.path)
+            item.built = self._again(o, item)
+            self._submit(item, self._known.get(item.built.digest, Known()), full=True)
+            items.append(item)
+        found = self._gathered(items, patient=True)
+        for item, o in zip(items, found, strict=True):
+            self._outcomes[item.name] = o
+        return found
+
+    def put(self, outcome: Outcome) -> None:
+        """A better known outcome of the same name."""
+        self._outcomes[outcome.name] = outcome
+
+    def close(self) -> None:
+        """End the workers, and keep the cache within its bound."""
+        self._judges.close()
+        self._cache.trim()
+
+    def _late(self, begun: int) -> bool:
+        # One candidate there has to be: without any there is nothing to tell.
+        return bool(self._outcomes or begun) and self._deadline.passed
+
+    def _begun(self, recipe: Recipe, effort: Effort, others: Iterable[_Item]) -> _Item | None:
+        """The recipe on its way; None: the time was up."""
+        name = self._name(recipe, {i.name: i.recipe for i in others})
+        item = _Item(name, recipe, self._key(recipe))
+        self._report(Progress(stage="candidates", done=len(self._outcomes), message=name))
+        item.entry = self._cache.entry(item.key) if self._cache.on else None
+        full = effort is Effort.FULL
+        if item.entry is not None and (item.entry.failure or item.entry.file_digest):
+            known = self._known.get(item.entry.file_digest) or self._remembered(item.entry)
+            if item.entry.failure and not item.entry.file_digest:
+                item.failure = item.entry.failure
+            if item.failure or self.bench.court.enough(known, full=full):
+                self.reused += 1
+                item.built = _built(item.entry)
+                item.future = _done(known)
+                return item
+        try:
+            item.built = self.builder.save(self.builder.apply(recipe))
+        except TimeUpError:
+            return None
+        except InputError as error:
+            if error.reason == reasons.DISK_FULL:
+                raise
+            item.failure = error.message
+            return item
+        item.path = item.built.path
+        same = next((o for o in others if o.built is not None and o.built.digest == item.built.digest and o.future), None)
+        if same is not None:
+            item.future = same.future
+            return item
+        known = self._known.get(item.built.digest, Known())
+        if known.rows is None and item.entry is not None and item.entry.file_digest == item.built.digest:
+            known = self._remembered(item.entry)
+        self._submit(item, known, full=full)
+        return item
+
+    def _submit(self, item: _Item, known: Known, *, full: bool) -> None:
+        if item.path is None or self.bench.court.enough(known, full=full):
+            item.future = _done(known)
+            return
+        recipe = item.recipe
+        # Integer kernels have crashed processes; whether they do depends on the encoding.
+        probed = recipe.integer_compute and recipe.encoding not in self._probed
+        if probed:
+            self._probed.add(recipe.encoding)
+        task = Task(item.path, known, one_by_one=recipe.dynamic, full=full, probed=probed)
+        item.future = self._judges.submit(task)
+
+    def _gathered(self, items: Sequence[_Item], *, patient: bool = False) -> tuple[Outcome, ...]:
+        found = []
+        waiting = [i.future or _done(Known(failure=i.failure)) for i in items]
+
+        def left() -> float:
+            return float("inf") if patient or not (self._outcomes or found) else self._deadline.left
+
+        for item, known in zip(items, in_order(waiting, left), strict=False):
+            if item.built is None or not item.built.digest:
+                refusal = gates.load_refusal(item.failure or known.failure)
+                found.append(Outcome(name=item.name, recipe=item.recipe, refusals=(refusal,)))
+                continue
+            if known.failure:
+                self._probed.discard(item.recipe.encoding)
+            self._known[item.built.digest] = known
+            found.append(self.bench.outcome(item.name, item.recipe, item.built, known, path=item.path))
+        return tuple(found)
+
+    def _settled(self, item: _Item, outcome: Outcome, effort: Effort) -> Outcome:
+        """Kept, told, and cached. One that is out gets a rough clock for the plot, and its file has served."""
+        clocks: Clocks | None = None
+        if not outcome.accepted and outcome.loads and (not item.recipe.prunes or effort is Effort.FULL):
+            clocks = self._rough(item, outcome)
+            outcome = self.bench.with_clocks(outcome, clocks) if clocks is not None else outcome
+        self._remember(item, clocks)
+        if not outcome.accepted and outcome.path is not None:
+            shared = any(o.path == outcome.path for o in self._outcomes.values())
+            if not shared:
+                discard(outcome.path)
+            outcome = replace(outcome, path=None)
+        self._outcomes[item.name] = outcome
+        self._report(Progress(stage="candidates", done=len(self._outcomes), message=self._said(outcome)))
+        return outcome
+
+    def _rough(self, item: _Item, outcome: Outcome) -> Clocks | None:
+        entry = item.entry
+        if outcome.path is not None:
+            try:
+                return self.bench.clocks(outcome, rough=True)
+            except InputError:
+                return None
+        if entry is None or entry.slowdown is None or entry.slowdown_low is None or entry.p99 is None:
+            return None
+        return Clocks(entry.slowdown, entry.slowdown_low, entry.p99, None)
+
+    def _again(self, outcome: Outcome, item: _Item) -> Built:
+        """The file of an outcome, built once more where only its numbers were kept."""
+        if outcome.path is None:
+            built = self.builder.save(self.builder.apply(outcome.recipe))
+            if built.digest != outcome.file_digest:
+                # It was another file that was measured (other threads, another build of a library): begin anew.
+                self._known.pop(outcome.file_digest, None)
+            item.path = built.path
+            return built
+        size = outcome.measurement.file_bytes if outcome.measurement is not None else 0
+        sparsity = outcome.measurement.sparsity if outcome.measurement is not None else None
+        return Built(outcome.path, outcome.file_digest, size, outcome.quantized, outcome.notes, sparsity)
+
+    def _remembered(self, entry: Entry) -> Known:
+        court = self.bench.court
+        samples = court.evaluator.samples if entry.complete else int(court.screen.sum())
+        rows = entry.array(samples)
+        if entry.failure:
+            return Known(entry.size_bytes, failure=entry.failure)
+        return Known(entry.size_bytes, rows, entry.complete) if rows is not None and entry.size_bytes else Known()
+
+    def _remember(self, item: _Item, clocks: Clocks | None) -> None:
+        if not self._cache.on:
+            return
+        known = self._known.get(item.built.digest, Known()) if item.built is not None else Known(failure=item.failure)
+        kind, rows = encoded(known.rows) if known.rows is not None else ("", "")
+        # What cannot be built, never can; why a run failed may lie in this machine's memory.
+        if not rows and item.built is not None:
+            return
+        built = item.built
+        entry = Entry(
+            file_digest=built.digest if built is not None else "",
+            file_bytes=built.file_bytes if built is not None else 0,
+            size_bytes=known.size_bytes,
+            quantized=built.quantized if built is not None else (),
+            notes=built.notes if built is not None else (),
+            sparsity=built.sparsity if built is not None else None,
+            failure=known.failure,
+            complete=known.complete,
+            row_type=kind,
+            rows=rows,
+            slowdown=clocks.slowdown if clocks is not None else None,
+            slowdown_low=clocks.low if clocks is not None else None,
+            p99=clocks.p99 if clocks is not None else None,
+        )
+        if entry != item.entry:
+            self._cache.keep(item.key, entry)
+
+    def _key(self, recipe: Recipe) -> str:
+        return content_key(self._cache.context, recipe_key(recipe)) if self._cache.on else ""
+
+    def _name(self, recipe: Recipe, others: dict[str, Recipe]) -> str:
+        taken = {name: o.recipe for name, o in self._outcomes.items()} | others
+        name = recipe.name
+        while name in taken and taken[name] != recipe:
+            stem = recipe.name[: NAME_LIMIT - 5]
+            name = f"{stem}-{sum(n.startswith(stem) for n in taken) + 1}"
+        return name
+
+    def _said(self, outcome: Outcome) -> str:
+        measurement = outcome.measurement
+        if measurement is None:
+            return f"{outcome.name}: {outcome.refusals[0].message if outcome.refusals else 'not measured'}"
+        ratio = self.bench.source.size_bytes / max(1, measurement.size_bytes)
+        metric = self.bench.court.evaluator.basis.metric
+        quality = "" if measurement.quality is None else f", {metric} {measurement.quality:.4g}"
+        drop = "" if measurement.quality_drop is None else f" (drop {measurement.quality_drop:.2%})"
+        verdict = "" if outcome.accepted else ", refused"
+        return f"{outcome.name}: {format_bytes(measurement.size_bytes)} ({ratio:.1f}x smaller){quality}{drop}{verdict}"
+
+
+def _built(entry: Entry) -> Built | None:
+    if not entry.file_digest:
+        return None
+    return Built(Path(), entry.file_digest, entry.file_bytes, entry.quantized, entry.notes, entry.sparsity)
+
+
+def _done(known: Known) -> Future[Known]:
+    future: Future[Known] = Future()
+    future.set_result(known)
+    return future

@@ -1,0 +1,193 @@
+"""What the teacher says of the training rows, by onnxruntime: so a teacher may have operators that cannot be learned.
+
+Without random changes of the rows the answers are the same in each epoch: they are computed once, into a file, and
+those that would take too much room on disk are computed again for each batch.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from edgemodel_api.errors import InputError
+from edgemodel_api.job import Progress
+from edgemodel_compressor.evaluate.runner import Array, Arrays, Run, batch_rows, runner
+from edgemodel_compressor.formats.onnx_model import open_session
+from edgemodel_compressor.formats.signature import fixed_batch, inputs_of
+from edgemodel_compressor.progress import Report
+from edgemodel_oci.files import put, writing
+
+from .data import BLOCK_ROWS, Rows, TrainingSet
+from .heads import with_outputs
+
+Floats = npt.NDArray[np.float32]
+
+#: Of the file of answers.
+CACHE_BYTES = 2**30
+#: Rows whose answers give the variance that errors are measured by.
+VARIANCE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One kind of answer.
+
+    Attributes:
+        tensor: the teacher's.
+        read: its values → float32 [rows, …].
+    """
+
+    tensor: str
+    read: Callable[[Array], Floats]
+
+
+class Answers:
+    """Answers by name, for any rows of the training set."""
+
+    def __init__(
+        self, teacher: Any, wanted: Mapping[str, Wanted], data: TrainingSet, *, work_dir: Path, report: Report
+    ) -> None:
+        """Runs the teacher over all rows.
+
+        Args:
+            teacher: ModelProto.
+            wanted: what to ask it, by names of the caller's.
+            data: the rows.
+            work_dir: gets the file.
+            report: gets the progress.
+
+        Raises:
+            InputError: the teacher fails, or answers NaN, or with another number of rows; the disk refuses.
+        """
+        self._wanted, self._data = dict(wanted), data
+        self._run = model_runner(with_outputs(teacher, [w.tensor for w in wanted.values()])) if wanted else None
+        self._unit = rows_at_once(self._run, teacher, data) if self._run else 1
+        first = self._asked(spread(data.samples, VARIANCE_ROWS)) if wanted else {}
+        self._shapes = {name: a.shape[1:] for name, a in first.items()}
+        #: By name: mean squared deviation from the mean row, of some rows; never 0.
+        self.variance = {name: _variance(a) for name, a in first.items()}
+        self._files: dict[str, Floats] = {}
+        self._open: dict[str, BinaryIO] = {}
+        self._compute(work_dir, report)
+
+    def at(self, rows: Rows) -> dict[str, Floats]:
+        """Answers for some rows, in the order given."""
+        found = {name: np.asarray(file[rows]) for name, file in self._files.items()}
+        if len(found) < len(self._wanted):
+            found |= self._asked(rows, [name for name in self._wanted if name not in found])
+        return found
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one row's answer."""
+        return self._shapes[name]
+
+    def _compute(self, work_dir: Path, report: Report) -> None:
+        samples, room = self._data.samples, CACHE_BYTES
+        chosen = []
+        for name, shape in self._shapes.items():
+            size = samples * math.prod(shape) * 4
+            if size and size <= room:
+                chosen.append(name)
+                room -= size
+        if not chosen:
+            return
+        with writing(work_dir):
+            work_dir.mkdir(parents=True, exist_ok=True)
+        for name in chosen:
+            # Without a name: nothing stays when the process is killed, and two of them cannot meet.
+            with writing(work_dir):
+                self._open[name] = tempfile.TemporaryFile(dir=work_dir)  # noqa: SIM115  as long as the mapping
+        for begin in range(0, samples, BLOCK_ROWS):
+            end = min(begin + BLOCK_ROWS, samples)
+            for name, answer in self._asked(np.arange(begin, end), chosen).items():
+                put(self._open[name], answer.tobytes(), work_dir)
+            report(Progress(stage="teacher", done=end, total=samples))
+        for name in chosen:
+            with writing(work_dir):
+                self._open[name].flush()
+            shape = (samples, *self._shapes[name])
+            self._files[name] = np.memmap(self._open[name], dtype=np.float32, mode="r", shape=shape)
+
+    def close(self) -> None:
+        """Give the room on disk back."""
+        self._files.clear()
+        for file in self._open.values():
+            file.close()
+
+    def _asked(self, rows: Rows, names: Sequence[str] | None = None) -> dict[str, Floats]:
+        names = list(self._wanted) if names is None else names
+        pieces: dict[str, list[Floats]] = {name: [] for name in names}
+        for begin in range(0, len(rows), self._unit):
+            some = rows[begin : begin + self._unit]
+            # A model with a fixed batch gets its last row again, instead of too few.
+            padded = np.concatenate([some, np.repeat(some[-1:], self._unit - len(some))])
+            assert self._run is not None
+            says = self._run(self._data.take(padded))
+            for name in names:
+                answer = self._wanted[name].read(says[self._wanted[name].tensor])
+                if answer.ndim == 0 or len(answer) != len(padded):
+                    raise InputError(
+                        f"the teacher's tensor {self._wanted[name].tensor!r} has shape {list(answer.shape)} for"
+                        f" {len(padded)} samples: its first axis must be the samples"
+                    )
+                pieces[name].append(np.ascontiguousarray(answer[: len(some)]))
+        shapes = {name: {p.shape[1:] for p in parts} for name, parts in pieces.items()}
+        uneven = [name for name, found in shapes.items() if len(found) > 1]
+        if uneven:
+            raise InputError(
+                f"the teacher's tensor {self._wanted[uneven[0]].tensor!r} has other shapes for other samples: a student can"
+                " only learn answers of one shape"
+            )
+        return {name: np.concatenate(parts) for name, parts in pieces.items()}
+
+
+def model_runner(model: Any) -> Run:
+    """A model in memory, by onnxruntime."""
+    return runner(open_session(model.SerializeToString(deterministic=True)))
+
+
+def rows_at_once(run: Run, model: Any, data: TrainingSet) -> int:
+    """How many rows one run gets: the model's fixed batch, or as many as answer together as they do apart."""
+    return batch_rows(run, _Batches(data), fixed=fixed_batch(inputs_of(model.graph)))
+
+
+def spread(samples: int, count: int) -> Rows:
+    """At most `count` row numbers, evenly over all."""
+    count = min(count, samples)
+    return (np.arange(count) * samples // count).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """A training set as measuring wants it."""
+
+    data: TrainingSet
+
+    @property
+    def samples(self) -> int:
+        return self.data.samples
+
+    @property
+    def labels(self) -> Array | None:
+        return self.data.labels
+
+    def batches(self, size: int) -> Iterator[Arrays]:
+        for _, arrays in self.data.blocks(size):
+            yield arrays
+
+    def take(self, n: int, seed: int) -> Arrays:
+        return self.data.take(spread(self.samples, n))
+
+
+def _variance(answers: Floats) -> float:
+    numbers = answers.astype(np.float64)
+    deviation = float(np.mean(np.square(numbers - numbers.mean(axis=0)))) if numbers.size else 0.0
+    # One row, or answers that never change: then they are measured by their own size.
+    return deviation if deviation > 1e-12 else max(float(np.mean(np.square(numbers))) if numbers.size else 0.0, 1e-6)

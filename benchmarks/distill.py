@@ -217,8 +217,8 @@ def _over_pictures(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[f
 
 def _table(result: Result, seeds: int) -> str:
     lines = [
-        f"\n{result.name}: teacher {result.teacher:.2%} ({result.teacher_weights:,} weights); student"
-        f" {result.student_weights:,} weights; {seeds} seeds, {len(result.rows[BASE][0]):,} test pictures\n",
+        (f"\n{result.name}: teacher {result.teacher:.2%} ({result.teacher_weights:,} weights); student"
+        f" {result.student_weights:,} weights; {seeds} seeds, {len(result.rows[BASE][0]):,} test pictures\n"),
         "| | Top1, each seed | mean | beside | difference, points | 95 % over seeds | 95 % over pictures |",
         "| --- | --- | ---: | --- | ---: | --- | --- |",
     ]

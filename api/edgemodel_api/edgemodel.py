@@ -27,6 +27,15 @@ Sha256 = Annotated[
     StringConstraints(pattern=SHA256_PATTERN, max_length=128),
     Field(description="Of the file, 64 hex digits as `sha256sum FILE` prints them. Required for https, oci and s3."),
 ]
+DataSha256 = Annotated[
+    str,
+    StringConstraints(pattern=SHA256_PATTERN, max_length=128),
+    Field(
+        description="Of the model's external data (file, pvc and oci only): of one file, what `sha256sum FILE` prints; of"
+        " several, the sha256 of the lines that `sha256sum` prints for them in the order of their names. Required where"
+        " `sha256` is given and the model has external data, unless an oci URI names a digest."
+    ),
+]
 Uri = Annotated[
     str,
     StringConstraints(pattern=URI_PATTERN, max_length=2048),
@@ -135,7 +144,9 @@ class RemoteFile(ApiModel):
 
 
 class Source(RemoteFile):
-    """The trained model."""
+    """The trained model: an ONNX file. `sha256` is that file's, which does not cover external data beside it."""
+
+    data_sha256: DataSha256 | None = None
 
 
 class CalibrationData(RemoteFile):

@@ -41,7 +41,8 @@ class JobSpec(StatusModel):
     """Where claims are mounted, each under its name: what `pvc://CLAIM/PATH` means."""
     in_pod: bool = False
     """Whether a cluster runs it, so that messages name what helps there."""
-    max_source_bytes: int = 2 * 2**30
+    max_source_bytes: int = 16 * 2**30
+    """Of each file that is fetched, and of a model's external data together. (An ONNX file itself ends at 2 GiB.)"""
     seed: int = 0
     workers: int | None = Field(None, ge=1)
     """How many candidates are judged at the same time; None: as many as cores and memory allow. The outcome is the same."""

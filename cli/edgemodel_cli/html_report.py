@@ -15,7 +15,7 @@ from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.quantities import format_bytes, format_seconds
 from edgemodel_api.report import CompressionReport
-from edgemodel_cli.report import candidates_figure, numbers, rollout_figure, rows, story, view
+from edgemodel_cli.report import candidates_figure, layers_figure, numbers, rollout_figure, rows, story, view
 from edgemodel_cli.report.sane import sane
 from edgemodel_cli.timeline import NodeChange
 
@@ -35,6 +35,9 @@ WORDS = frozenset(
         "Variant",
         "Measured on",
         "Why",
+        "Run",
+        "CPU",
+        "What was found",
     }
 )
 
@@ -87,6 +90,9 @@ def render(
         node_columns=rows.NODE_COLUMNS,
         many_nodes=MANY_NODES,
         groups=rows.groups(node_rows),
+        verified=rows.verified_rows(report, chosen),
+        verified_columns=rows.VERIFIED_COLUMNS,
+        layers_figure=layers_figure.draw(report.layers),
         layers=rows.layer_rows(report.layers),
         layer_columns=rows.LAYER_COLUMNS,
         layers_of=", ".join(sorted(c.name for c in report.candidates if c.chosen)),

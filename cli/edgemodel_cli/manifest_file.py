@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from edgemodel_api.edgemodel import EdgeModel, RemoteFile, Step
+from edgemodel_api.edgemodel import EdgeModel, RemoteFile, Source, Step
 from edgemodel_api.errors import InputError
 from edgemodel_api.manifest import load
 from edgemodel_api.yaml_text import MAX_BYTES
@@ -94,7 +95,30 @@ def digested(model: EdgeModel, base_dir: Path) -> ManifestFile:
         if found is not None:
             files.append(found)
             changed[field] = remote.replace(sha256=found.sha256)
+            if isinstance(remote, Source):
+                changed[field] = _with_data_digest(field, remote.replace(sha256=found.sha256), found.path)
     return ManifestFile(_with_files(model, changed), base_dir, tuple(files))
+
+
+def _with_data_digest(field: str, remote: Source, path: Path) -> Source:
+    """Changed external data are a new revision, too: the ONNX file's own digest does not cover them."""
+    from edgemodel_compressor.formats.walk import external_names
+
+    with open(path, "rb") as f:
+        if not external_names(f.fileno(), os.fstat(f.fileno()).st_size):
+            return remote
+    from edgemodel_compressor.formats.external import digest_of  # only now: it loads onnx
+
+    try:
+        actual = digest_of(path)
+    except InputError as error:
+        raise InputError(f"{field}.uri: {remote.uri}: {error.message}", reason=error.reason) from None
+    if remote.data_sha256 not in (None, actual):
+        raise InputError(
+            f"{field}.dataSha256: the external data of {path} have sha256 {actual}, but the manifest says"
+            f" {remote.data_sha256}: use the files that are meant, or correct the manifest"
+        )
+    return remote.replace(data_sha256=actual)
 
 
 def _with_files(model: EdgeModel, changed: dict[str, RemoteFile]) -> EdgeModel:

@@ -67,6 +67,21 @@ def warnings_lines(report: CompressionReport | None) -> RenderableType:
     return Group(*(Text(f"warning: {line}", style="yellow") for line in (report.warnings if report else ())))
 
 
+def diagnosis_lines(report: CompressionReport | None) -> RenderableType:
+    """Why nothing keeps the budget, and what would have to be given up."""
+    found = report.diagnosis if report is not None else None
+    if found is None:
+        return Group()
+    lines = []
+    if found.nearest is not None:
+        misses = ", ".join(f"{gate} by {by:.1%} of its limit" for gate, by in found.missing.items())
+        lines.append(f"nearest: {found.nearest}{f' (misses {misses})' if misses else ''}")
+    if found.costly_layers:
+        lines.append(f"layers that cost most quality: {', '.join(found.costly_layers)}")
+    lines += [f"or: {text}" for text in found.suggestions]
+    return Group(*(Text(line) for line in lines))
+
+
 def quality_title(basis: QualityBasis | None) -> str:
     """What the quality numbers are."""
     if basis is None or basis.kind is QualityKind.NONE:

@@ -10,6 +10,7 @@ number of moves is all that a search has to find.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def allocation(layers: Mapping[str, Sequence[Option]], count: int) -> dict[str, 
     segments = sorted(
         (_slope(a, b), name, index)
         for name, points in hulls.items()
-        for index, (a, b) in enumerate(zip(points, points[1:], strict=False), 1)
+        for index, (a, b) in enumerate(itertools.pairwise(points), 1)
     )
     chosen = {name: points[0] for name, points in hulls.items()}
     for _, name, index in segments[:count]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .evaluate.latency import compare_latency
 from .evaluate.memory import peak_memory
 from .evaluate.quality import Quality
 from .evaluate.runner import Arrays, Run, runner
+from .evaluate.serving import NotMeasuredError
 from .judge import Court, Known, serving_session
 from .recipe import Recipe
 
@@ -72,6 +74,12 @@ class Outcome:
     def size_bytes(self) -> int:
         """Stored."""
         return self.measurement.size_bytes if self.measurement else 0
+
+    @property
+    def drop(self) -> float:
+        """Of quality, relative to the source's; infinite where it is not known."""
+        found = self.measurement.quality_drop if self.measurement is not None else None
+        return math.inf if found is None else found
 
     @property
     def loads(self) -> bool:
@@ -132,7 +140,7 @@ class Bench:
             work_dir: for the memory measurement.
         """
         self.court = court
-        self._feeds, self._budget, self._work_dir = feeds, budget, work_dir
+        self.feeds, self._budget, self._work_dir = feeds, budget, work_dir
         self._clocks: dict[tuple[str, float], Clocks] = {}
         self._source_run: Run = runner(serving_session(source_path, 1))
         timing = compare_latency(self._source_run, self._source_run, feeds, seconds=LATENCY_SECONDS / 2).source
@@ -199,6 +207,9 @@ class Bench:
             return outcome
         try:
             return self.with_clocks(outcome, self.clocks(outcome, rough=rough))
+        except NotMeasuredError as error:
+            # No verdict on the model: the trial on each kind of node has the memory that serving it takes.
+            return replace(outcome, notes=(*outcome.notes, error.message))
         except InputError as error:
             return replace(outcome, refusals=(*outcome.refusals, gates.load_refusal(error.message)))
 
@@ -212,8 +223,8 @@ class Bench:
         key = outcome.file_digest, seconds
         if key not in self._clocks and outcome.path is not None:
             run = runner(serving_session(outcome.path, 1))
-            found = compare_latency(run, self._source_run, self._feeds, seconds=seconds)
-            memory = None if rough else peak_memory(outcome.path, self._feeds[0], work_dir=self._work_dir)
+            found = compare_latency(run, self._source_run, self.feeds, seconds=seconds)
+            memory = None if rough else peak_memory(outcome.path, self.feeds[0], work_dir=self._work_dir)
             p99 = found.candidate.p99 / max(found.source.median, 1e-9)
             self._clocks[key] = Clocks(found.slowdown.value, found.slowdown.low, p99, memory)
         return self._clocks[key]

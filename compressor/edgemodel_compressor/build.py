@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemodel_api.edgemodel import PruneStep, Schedule
+from edgemodel_api.edgemodel import Schedule
 from edgemodel_api.errors import InputError
 from edgemodel_oci.companion import companion
 
 from . import allocate, mixture
 from .allocate import Option
+from .evaluate.quality import Evaluator
 from .evaluate.runner import Batches
 from .formats.onnx_model import save_model
 from .learn import Learner
 from .progress import Report, counter
 from .recipe import Distill, Mixture, Quantize, Recipe, Reshape
 from .steps.calibrate import Ranges, calibrate
+from .steps.channels import channel_groups
 from .steps.prune import prune
 from .steps.quantize import quantizable, quantize
-from .steps.sensitivity import sensitivity
+from .steps.sensitivity import quality_drops, sensitivity
 from .steps.weights import sparsity_of, weights
 
 CALIBRATION_SAMPLES = 256
@@ -127,6 +130,11 @@ class Builder:
         """How many nodes a quantize step can work on."""
         return len(quantizable(self.prepared, action.step))
 
+    @property
+    def channels(self) -> bool:
+        """Whether there are channels that can be taken out."""
+        return bool(channel_groups(self.prepared))
+
     def moves(self, ladder: tuple[Quantize, ...]) -> int:
         """How many moves a mixture of these encodings has; 0: there is nothing to choose, or its cost is not known."""
         try:
@@ -137,6 +145,26 @@ class Builder:
     def sensitivity_of(self, action: Quantize) -> dict[str, float]:
         """Output error when only that node is quantized, for each node that the step can work on; measured once."""
         return self._sensitivity(self._base(()), action)
+
+    def quality_drops(self, recipe: Recipe, errors: Mapping[str, float], evaluator: Evaluator) -> dict[str, float]:
+        """Quality drop when one node alone is quantized as the recipe's first step does, the most sensitive first.
+
+        Raises:
+            InputError: the model cannot be judged node by node.
+        """
+        action = next(iter(recipe.quantizes), None)
+        if action is None:
+            return {}
+        base = self._base(())
+        nodes = sorted((n for n in errors if n in quantizable(base.model, action.step)), key=lambda n: (-errors[n], n))
+        return quality_drops(
+            base.model,
+            nodes,
+            evaluator=evaluator,
+            ranges=self._ranges(action.encoding.name, base) if action.needs_ranges else None,
+            encoding=action.encoding,
+            progress=counter(self.report, "layers", action.encoding.name),
+        )
 
     def save(self, applied: Applied) -> Built:
         """The file, named by its content's digest.
@@ -166,13 +194,13 @@ class Builder:
             return _Base(model, parent.sparsity, (*parent.notes, *notes), changed=True)
         gradual = action.recover is not None and action.recover.schedule is Schedule.GRADUAL
         pruned = prune(parent.model, action)
-        model, notes = pruned.model, list(pruned.notes)
+        model, said = pruned.model, list(pruned.notes)
         if action.recover is not None:
             model, learned = self.learner.recover(self.prepared, parent.model if gradual else pruned.model, action)
-            notes += learned
+            said += learned
         changed = parent.changed or bool(pruned.tensors)
         # Of all weights: what a step left alone is part of the file, too.
-        return _Base(model, sparsity_of(weights(model)), (*parent.notes, *notes), changed)
+        return _Base(model, sparsity_of(weights(model)), (*parent.notes, *said), changed)
 
     def _mixed(self, base: _Base, action: Mixture) -> Applied:
         chosen = allocate.allocation(self._options(base, action.ladder), action.moves)
@@ -228,10 +256,8 @@ class Builder:
 def discard(path: Path) -> None:
     """Remove a model file, and the external data of a large one."""
     beside = None
-    try:
+    with contextlib.suppress(InputError, OSError):
         beside = companion(path)
-    except (InputError, OSError):
-        pass
     path.unlink(missing_ok=True)
     if beside is not None:
         beside.path.unlink(missing_ok=True)

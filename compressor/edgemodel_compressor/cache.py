@@ -29,11 +29,11 @@ from pydantic import Field, ValidationError
 
 from edgemodel_api.base import StatusModel
 from edgemodel_api.errors import InputError
-from edgemodel_oci.files import open_regular, put, replacing
+from edgemodel_oci.files import measure, open_regular, put, replacing
 
-from .package_digest import package_digest
 from .formats.datafile import goes_outside
 from .formats.onnx_model import load_model, save_model
+from .package_digest import package_digest
 from .training.checkpoint import content_key
 
 __all__ = ["Cache", "Entry", "Network", "content_key", "context_of", "model_digest"]
@@ -142,9 +142,7 @@ class Cache:
         path = self.folder / f"{key}.onnx"
         with contextlib.suppress(ValidationError, InputError, OSError):
             about = Network.model_validate_json(content)
-            with open_regular(path) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest == about.digest:
+            if measure(path)[0].removeprefix("sha256:") == about.digest:
                 model = load_model(path, work_dir=self.work_dir, max_bytes=NETWORK_BYTES)
                 os.utime(path)
                 return model.proto, about.notes

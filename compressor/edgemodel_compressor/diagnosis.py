@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 
 from edgemodel_api.edgemodel import Budget
@@ -79,7 +79,7 @@ def diagnose(
         missing=finite,
         costly_layers=costly(layers, sensitivity or {}),
         suggestions=(
-            *_offers(candidates, budget, source_bytes),
+            *_offers([c for c in candidates if missed(c, which)], budget, source_bytes),
             *_hints(misses, samples=samples, needed=samples_needed, training=training),
         ),
     )
@@ -87,7 +87,9 @@ def diagnose(
 
 def costly(layers: Sequence[Layer], sensitivity: Mapping[str, float]) -> tuple[str, ...]:
     """Nodes that cost most quality, the worst first: by measured drop where there is one, else by error at the outputs."""
-    drops = {layer.node: layer.quality_drop for layer in layers if layer.quality_drop is not None and layer.quality_drop > 0}
+    drops = {
+        layer.node: layer.quality_drop for layer in layers if layer.quality_drop is not None and layer.quality_drop > 0
+    }
     known: Mapping[str, float] = drops or {k: v for k, v in sensitivity.items() if v > 0}
     return tuple(sorted(known, key=lambda node: (-known[node], node))[:MOST_LAYERS])
 
@@ -100,9 +102,15 @@ def summary(diagnosis: Diagnosis) -> str:
 def _offers(candidates: Sequence[Candidate], budget: Budget, source_bytes: int) -> list[str]:
     """What a wider budget would buy: candidates on the front of size and drop, the least drop first."""
     ran = [c for c in candidates if c.measurement is not None and c.measurement.quality_drop is not None]
-    points = [(float(c.measurement.size_bytes), c.measurement.quality_drop) for c in ran if c.measurement]
-    front = [c for c, on in zip(ran, pareto_front([p for p in points if p[1] is not None]), strict=True) if on]
-    smaller = [c for c in front if c.measurement is not None and c.measurement.size_bytes < source_bytes]
+    points = [(float(c.measurement.size_bytes) if c.measurement else math.inf, _drop(c)) for c in ran]
+    front = [c for c, on in zip(ran, pareto_front(points), strict=True) if on]
+    smaller = [
+        c
+        for c in front
+        if c.measurement is not None
+        and c.measurement.size_bytes < source_bytes
+        and any(r.gate in _SHOWN for r in c.refusals)
+    ]
     ordered = sorted(smaller, key=lambda c: (_drop(c), c.name))
     return [_offer(c, budget, source_bytes) for c in ordered[:MOST_OFFERS]]
 
@@ -110,13 +118,14 @@ def _offers(candidates: Sequence[Candidate], budget: Budget, source_bytes: int) 
 def _offer(c: Candidate, budget: Budget, source_bytes: int) -> str:
     size = c.measurement.size_bytes if c.measurement is not None else 0
     wanted = []
-    gates_missed = missed(c)
-    if gates.QUALITY in gates_missed:
-        wanted.append(f"maxQualityDrop {percent_above(_drop(c))} (now {budget.max_quality_drop})")
-    if gates.SIZE in gates_missed:
-        wanted.append(f"maxSize {math.ceil(size / _KIB)}Ki (now {budget.max_size})")
+    for refusal in c.refusals:
+        name, value = refusal.gate, refusal.value
+        if name in _SHOWN and value is not None:
+            now = budget.to_json().get(name)
+            text = f"{name} {_SHOWN[name](value)} (now {now})"
+            wanted += [text] if text not in wanted else []
     ratio = source_bytes / max(1, size)
-    return f"{' and '.join(wanted) or 'the budget as it is'} would let {c.name} through: {format_bytes(size)}, {ratio:.1f}x smaller"
+    return f"{' and '.join(wanted)} would let {c.name} through: {format_bytes(size)}, {ratio:.1f}x smaller"
 
 
 def _hints(misses: Mapping[str, float], *, samples: int, needed: int | None, training: bool) -> list[str]:
@@ -136,7 +145,9 @@ def _hints(misses: Mapping[str, float], *, samples: int, needed: int | None, tra
     if gates.SHRINK in misses:
         found.append("the source has few float weights that could be stored smaller: serve it as it is")
     if gates.LOAD in misses:
-        found.append("what failed is in the candidates' messages: exclude the nodes that they name, or use weights only")
+        found.append(
+            "what failed is in the candidates' messages: exclude the nodes that they name, or use weights only"
+        )
     return found
 
 
@@ -148,6 +159,16 @@ def percent_above(fraction: float) -> str:
     """
     percent = (Decimal(repr(fraction)) * 100).quantize(Decimal("0.01"), rounding=ROUND_CEILING)
     return f"{percent.normalize():f}%"
+
+
+#: How a budget would be written that a value just keeps.
+_SHOWN: Mapping[str, Callable[[float], str]] = {
+    gates.QUALITY: percent_above,
+    gates.SLOWDOWN: percent_above,
+    gates.SIZE: lambda value: f"{math.ceil(value / _KIB)}Ki",
+    gates.MEMORY: lambda value: f"{math.ceil(value / _KIB)}Ki",
+    gates.LATENCY: lambda value: f"{math.ceil(value * 1e6)}us",
+}
 
 
 def _drop(c: Candidate) -> float:

@@ -22,6 +22,8 @@ QUALITY, SIZE, LATENCY, MEMORY, SLOWDOWN, LOAD, SHRINK = (
 )  # fmt: skip
 #: Refusals by these hold wherever the file goes.
 DETERMINISTIC = frozenset({QUALITY, SIZE, LOAD, SHRINK})
+#: Refusals by these hold for the machine that measured.
+HOST = frozenset({LATENCY, MEMORY, SLOWDOWN})
 
 
 def deterministic_gates(budget: Budget, measurement: Measurement) -> tuple[Refusal, ...]:

@@ -39,7 +39,10 @@ def cores(cgroup: Path = CGROUP) -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, period = _numbers(cgroup / "cpu.max", 2)
     if period is None:
-        (quota,), (period,) = _numbers(cgroup / "cpu/cpu.cfs_quota_us", 1), _numbers(cgroup / "cpu/cpu.cfs_period_us", 1)
+        (quota,), (period,) = (
+            _numbers(cgroup / "cpu/cpu.cfs_quota_us", 1),
+            _numbers(cgroup / "cpu/cpu.cfs_period_us", 1),
+        )
     if quota is not None and period is not None and quota > 0 and period > 0:
         return max(1, min(allowed, quota // period))
     return allowed

@@ -18,6 +18,7 @@ from edgemodel_api.job import JobSpec, Progress
 from edgemodel_oci.descriptor import is_platform
 from edgemodel_oci.reference import Reference, is_tag
 
+from . import memory
 from .candidates import recipes_for
 from .credentials import CredentialsError, Secret, stored_elsewhere
 from .data import Dataset, open_dataset, synthetic
@@ -31,7 +32,7 @@ SYNTHETIC_SAMPLES = 256
 PROBE_TIMEOUT_SECONDS = 300.0
 _STUDENT = "student-"
 #: What the source is called in the work folder, where a message begins with it.
-_OUR_NAME = re.compile(r"^(model )?source(\.folded)?\.onnx(: | (?=is ))")
+_OUR_NAME = re.compile(r"^(model )?source(\.folded|\.large)?\.onnx(: | (?=is ))")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,15 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
     report(Progress(stage="load"))
     source = fetched["source"]
     with _about(job.source):
-        model = load_model(source.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=source.folder)
+        memory.check(source.path, job.compression.steps)
+        model = load_model(
+            source.path,
+            work_dir=work_dir,
+            max_bytes=job.max_source_bytes,
+            external_dir=source.folder,
+            data_sha256=job.source.data_sha256,
+            pinned=source.pinned,
+        )
     students = _students(job, fetched, work_dir)
     inputs = _with_data(job, model, {what: f.path for what, f in fetched.items()}, students, work_dir)
     report(Progress(stage="probe", message="first run, in a process of its own"))

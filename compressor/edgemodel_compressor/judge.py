@@ -21,6 +21,7 @@ from edgemodel_oci.artifact import packed_size
 from .evaluate.metrics import Array
 from .evaluate.quality import Evaluator, Mask, Quality
 from .evaluate.runner import Arrays, Run, runner
+from .formats.lean import LeanSession
 from .formats.onnx_model import open_session
 from .formats.probe import probe
 from .tensor_spec import TensorSpec
@@ -143,6 +144,9 @@ class Court:
             if error.reason == reasons.DISK_FULL:
                 raise
             return replace(known, failure=error.message)
+        finally:
+            # What comes next may need the memory: a large model's session opens again when it is used.
+            LeanSession.close_all()
 
     def enough(self, known: Known, *, full: bool) -> bool:
         """Whether nothing more has to be judged."""

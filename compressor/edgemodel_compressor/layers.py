@@ -7,18 +7,21 @@ take less room there, though not in the expanded file. Their sum is near the lay
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import zstandard
-from onnx import numpy_helper
 
 from edgemodel_api.report import Layer
 
+from .formats import kept
+from .steps.graph import array_of
 from .steps.weights import Weight, weights
 
 _LEVEL = 12
+#: As the layer of a large model is packed: level 12 would take minutes for each.
+_LEVEL_LARGE = 1
 _TYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
@@ -29,23 +32,48 @@ _TYPES = {
 }
 
 
-def layers(source: Any, candidate: Any, sensitivity: Mapping[str, float]) -> tuple[Layer, ...]:
+def layers(
+    source: Any,
+    candidate: Any,
+    sensitivity: Mapping[str, float],
+    *,
+    quality_drops: Mapping[str, float] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    quantized_seconds: Mapping[str, float] | None = None,
+) -> tuple[Layer, ...]:
     """One row for each weight of `source`.
 
     Args:
         source: the prepared ModelProto.
         candidate: the ModelProto made of it.
         sensitivity: node name to output error when only that node is quantized, where it was measured.
+        quality_drops: the same for the evaluator's metric (`steps.sensitivity.quality_drops`).
+        seconds: node name to seconds in the source (`profile.layer_seconds`).
+        quantized_seconds: the same in the candidate.
     """
     found = weights(source)
     parts = _parts(candidate, [w.name for w in found])
-    return tuple(_layer(w, parts[w.name], sensitivity) for w in found)
+    tables = _Tables(sensitivity, quality_drops or {}, seconds or {}, quantized_seconds or {})
+    return tuple(_layer(w, parts[w.name], tables) for w in found)
 
 
-def _layer(weight: Weight, parts: list[Any], sensitivity: Mapping[str, float]) -> Layer:
+class _Tables(NamedTuple):
+    """What is known by node name."""
+
+    errors: Mapping[str, float]
+    drops: Mapping[str, float]
+    seconds: Mapping[str, float]
+    quantized_seconds: Mapping[str, float]
+
+
+def _layer(weight: Weight, parts: list[Any], tables: _Tables) -> Layer:
     before = _packed([weight.tensor])
     main = max(parts, key=_elements, default=weight.tensor)
-    errors = [sensitivity[u.node] for u in weight.uses if u.node in sensitivity]
+    nodes = tuple(dict.fromkeys(u.node for u in weight.uses))
+
+    def of(table: Mapping[str, float]) -> list[float]:
+        return [table[n] for n in nodes if n in table]
+
     return Layer(
         name=weight.name,
         node=weight.node,
@@ -55,7 +83,10 @@ def _layer(weight: Weight, parts: list[Any], sensitivity: Mapping[str, float]) -
         bytes=_packed(parts) if parts else before,
         sparsity=_sparsity(main, parts),
         encoding=_encoding(main),
-        sensitivity=max(errors, default=None),
+        sensitivity=max(of(tables.errors), default=None),
+        quality_drop=max(of(tables.drops), default=None),
+        latency_seconds=sum(of(tables.seconds)) if of(tables.seconds) else None,
+        quantized_latency_seconds=sum(of(tables.quantized_seconds)) if of(tables.quantized_seconds) else None,
     )
 
 
@@ -76,16 +107,18 @@ def _elements(tensor: Any) -> int:
 
 
 def _packed(tensors: Iterable[Any]) -> int:
-    raw = b"".join(np.ascontiguousarray(numpy_helper.to_array(t)).tobytes() for t in tensors)
-    return len(zstandard.ZstdCompressor(level=_LEVEL).compress(raw))
+    tensors = list(tensors)
+    raw = b"".join(np.ascontiguousarray(array_of(t)).tobytes() for t in tensors)
+    level = _LEVEL_LARGE if any(map(kept.is_kept, tensors)) else _LEVEL
+    return len(zstandard.ZstdCompressor(level=level).compress(raw))
 
 
 def _sparsity(main: Any, parts: list[Any]) -> float:
     """Share of zeros; of numbers with a zero point, those that mean zero."""
-    values = numpy_helper.to_array(main)
+    values = array_of(main)
     if not values.size:
         return 0.0
-    points = [numpy_helper.to_array(t) for t in parts if t.name.endswith("zero_point")]
+    points = [array_of(t) for t in parts if t.name.endswith("zero_point")]
     zero = points[0].reshape(-1)[0] if points and points[0].size and points[0].dtype == values.dtype else 0
     return float(np.count_nonzero(values == zero) / values.size)
 
@@ -93,7 +126,7 @@ def _sparsity(main: Any, parts: list[Any]) -> float:
 def _encoding(main: Any) -> str:
     name = str(_TYPES.get(main.data_type, onnx.TensorProto.DataType.Name(main.data_type).lower()))
     if name == "int8":
-        values = numpy_helper.to_array(main)
+        values = array_of(main)
         if values.size and values.min() >= -8 and values.max() <= 7:
             return "int4"
     return name

@@ -58,7 +58,13 @@ class Learner:
 
         def train(data: TrainingSet) -> tuple[Any, tuple[str, ...]]:
             done = distilling.distill(
-                parent, action.step, student=student, data=data, work_dir=self.work_dir, seed=self.seed, progress=self._said
+                parent,
+                action.step,
+                student=student,
+                data=data,
+                work_dir=self.work_dir,
+                seed=self.seed,
+                progress=self._said,
             )
             return done.model, done.notes
 

@@ -162,7 +162,9 @@ class Lab:
             item.failure = error.message
             return item
         item.path = item.built.path
-        same = next((o for o in others if o.built is not None and o.built.digest == item.built.digest and o.future), None)
+        same = next(
+            (o for o in others if o.built is not None and o.built.digest == item.built.digest and o.future), None
+        )
         if same is not None:
             item.future = same.future
             return item
@@ -185,7 +187,7 @@ class Lab:
         item.future = self._judges.submit(task)
 
     def _gathered(self, items: Sequence[_Item], *, patient: bool = False) -> tuple[Outcome, ...]:
-        found = []
+        found: list[Outcome] = []
         waiting = [i.future or _done(Known(failure=i.failure)) for i in items]
 
         def left() -> float:

@@ -138,7 +138,9 @@ def _points(values: npt.NDArray[Any], weight: Weight, ladder: Sequence[Quantize]
     return points
 
 
-def _stored(values: npt.NDArray[Any], weight: Weight, encoding: Encoding) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+def _stored(
+    values: npt.NDArray[Any], weight: Weight, encoding: Encoding
+) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
     stored = encode(values, weight.channel_axes, encoding)
     if stored is None:
         return values, []

@@ -15,8 +15,8 @@ from edgemodel_oci.repository import Repository
 
 from . import stored
 from .bench import Outcome
-from .recipe import FLOAT32
 from .progress import Report
+from .recipe import FLOAT32
 from .summary import SOURCE
 
 #: Platform to what goes into the artifact, the smallest first.
@@ -95,8 +95,6 @@ def publish(
 def _entries(platform: str, some: tuple[Outcome, ...], files: Files) -> list[_Entry]:
     found = [_Entry(SOURCE, files.source, (), FLOAT32)]
     found += [
-        _Entry(o.name, o.path, o.classes_on(platform) or (), o.recipe.encoding)
-        for o in some
-        if o.path is not None
+        _Entry(o.name, o.path, o.classes_on(platform) or (), o.recipe.encoding) for o in some if o.path is not None
     ]
     return found

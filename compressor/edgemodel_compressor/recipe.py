@@ -125,7 +125,11 @@ class Recipe:
     @property
     def encoding(self) -> str:
         """How the weights are stored: `float32`, or the encodings' names."""
-        names = [MIXED if isinstance(a, Mixture) else a.encoding.name for a in self.actions if not isinstance(a, Distill | PruneStep)]
+        names = [
+            MIXED if isinstance(a, Mixture) else a.encoding.name
+            for a in self.actions
+            if not isinstance(a, Distill | PruneStep)
+        ]
         return "+".join(dict.fromkeys(names)) or FLOAT32
 
     @property
@@ -150,7 +154,9 @@ class Recipe:
     def name(self) -> str:
         """A DNS-like name; two equal ones (rare) get a number by the pipeline."""
         last = (Quantize, Mixture)
-        ordered = [a for a in self.actions if isinstance(a, last)] + [a for a in self.actions if not isinstance(a, last)]
+        ordered = [a for a in self.actions if isinstance(a, last)] + [
+            a for a in self.actions if not isinstance(a, last)
+        ]
         text = re.sub(r"[^a-z0-9]+", "-", "-".join(map(_name, ordered)).lower()).strip("-")
         return text[:NAME_LIMIT].rstrip("-") or FLOAT32
 
@@ -195,7 +201,9 @@ def _words(action: Action) -> str:
         return _prune_words(action)
     if isinstance(action, Mixture):
         names = ", ".join(q.encoding.name for q in action.ladder)
-        return f"store each layer's weights as float32, {names}: {action.moves} moves of least error for each byte saved"
+        return (
+            f"store each layer's weights as float32, {names}: {action.moves} moves of least error for each byte saved"
+        )
     step = action.step
     where = {Activations.STATIC: "static", Activations.DYNAMIC: "dynamic", Activations.NONE: "weights only"}
     how = where[step.activations] if step.precision is Precision.INT8 else "weights only"
@@ -213,7 +221,9 @@ def _prune_words(step: PruneStep) -> str:
         Granularity.CHANNEL: "of each channel",
     }[step.granularity]
     if step.structure is Structure.CHANNELS:
-        within = "of the channels of each layer" if step.granularity is Granularity.TENSOR else "of all channels together"
+        within = (
+            "of the channels of each layer" if step.granularity is Granularity.TENSOR else "of all channels together"
+        )
     share = f"{step.sparsity} {within}" if step.pattern is None else f"{step.pattern}: of each group this many stay"
     learned = f", then learn {_times(step.recover.epochs, 'epoch')}" if step.recover is not None else ""
     return f"prune {step.method} {share}{_left_out(step.exclude.ops, step.exclude.nodes)}{learned}"

@@ -223,7 +223,9 @@ class _Search:
     def _steps(self) -> Plan[None]:
         singles = yield from self._alone()
         whole = next((f for f in singles if _kind(f.recipe) == (Precision.INT8, Activations.NONE)), None)
-        broken = [f for f in singles if _kind(f.recipe) == (Precision.INT8, Activations.STATIC) and f.loads and not f.good]
+        broken = [
+            f for f in singles if _kind(f.recipe) == (Precision.INT8, Activations.STATIC) and f.loads and not f.good
+        ]
         rest = whole.recipe if whole is not None and whole.good else None
         yield from together(
             self._mixture(),
@@ -274,7 +276,9 @@ class _Search:
 
     def _learned(self) -> Plan[None]:
         """Channels taken out, and weights pruned further, with learning after it; then both pruned as far as they bear."""
-        found = self._smallest(lambda r: r.classes is None and not r.integer_compute and not r.prunes and r.mixture is None)
+        found = self._smallest(
+            lambda r: r.classes is None and not r.integer_compute and not r.prunes and r.mixture is None
+        )
         base = found or Recipe(())
         reached = max((SPARSITIES.index(p) + 1 for p in self._sparsities(base)), default=0)
         shares = CHANNELS if self._space.channels else ()

@@ -42,13 +42,17 @@ class Fetched:
         path: in the work folder.
         sha256: hex.
         size: bytes.
-        folder: where it lay, for `file:` and `pvc:` URIs; None for others. A model's external data may lie there.
+        folder: where it lay, for `file:` and `pvc:` URIs, or what came with it, for `oci:` ones; None for others. A model's
+            external data may lie there.
+        pinned: whether what names the file also fixes what lies in `folder`; else its external data need a digest of
+            their own.
     """
 
     path: Path
     sha256: str
     size: int
     folder: Path | None = None
+    pinned: bool = False
 
 
 def fetch_source(
@@ -88,7 +92,7 @@ def fetch_source(
                 " https:"
             )
         digest, size = _copy(path, dest, remote, max_bytes, say)
-        return Fetched(dest, digest, size, path.parent)
+        return Fetched(dest, digest, size, path.parent, pinned=remote.sha256 is None)
     if scheme in _ASKED:
         _require_digest(remote)
         digest, size = _download(dest, remote, max_bytes, say, _ASKED[scheme](remote, secret))
@@ -241,19 +245,21 @@ def _pull(dest: Path, remote: RemoteFile, max_bytes: int, progress: Progress, se
     target = reference.target
     if target is None:
         raise InputError(f"{remote.shown}: names no artifact: append :TAG or @sha256:DIGEST")
-    incoming = dest.with_name(f".{dest.name}.incoming")
+    incoming, beside = dest.with_name(f".{dest.name}.incoming"), dest.with_name(f".{dest.name}.beside")
     try:
         credentials, access = _access(reference, secret)
         with open_repository(reference, credentials=credentials, access=access) as repository:
             try:
-                fetch_model_file(repository, target, incoming, max_bytes=max_bytes, progress=progress)
+                folder = fetch_model_file(
+                    repository, target, incoming, max_bytes=max_bytes, progress=progress, beside=beside
+                )
             except InputError as error:
                 refused = bool(access.advice) and access.advice in error.message
                 raise CredentialsError(error.message, reason=error.reason) if refused else error from None
         digest, size = _copy(incoming, dest, remote, max_bytes, lambda _done, _total: None)
     finally:
         incoming.unlink(missing_ok=True)
-    return Fetched(dest, digest, size)
+    return Fetched(dest, digest, size, folder, pinned=reference.digest is not None or remote.sha256 is None)
 
 
 def _access(reference: Reference, secret: Secret | None) -> tuple[Credentials | None, Access]:

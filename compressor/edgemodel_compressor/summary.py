@@ -17,6 +17,8 @@ from edgemodel_api.quantities import format_bytes
 from edgemodel_api.report import Candidate, CompressionReport, Measurement, Refusal
 
 from . import gates
+from .diagnosis import excess, nearest
+from .diagnosis import summary as diagnosed
 
 SOURCE = "source"
 MESSAGE_LIMIT = 700
@@ -58,14 +60,15 @@ def succeeded(
 
 
 def refused(report: CompressionReport) -> JobResult:
-    """Nothing passed: the candidate that came nearest, its number and its limit."""
-    near = nearest(report.candidates)
+    """Nothing passed: the candidate that came nearest, its number and its limit, and what would have to be given up."""
     tried = f"none of {len(report.candidates)} candidates keeps the budget"
-    if near is None:
+    candidate = nearest(report.candidates)
+    if candidate is None:
         message = f"{tried}: nothing could be built; add steps, or widen the budget"
     else:
-        candidate, refusal = near
-        message = f"{tried}; the nearest is {candidate.name}: {refusal.message}"
+        worst = max((r for r in candidate.refusals if r.gate in gates.DETERMINISTIC), key=excess)
+        advice = diagnosed(report.diagnosis) if report.diagnosis is not None else ""
+        message = f"{tried}; the nearest is {candidate.name}: {worst.message}{'. ' if advice else ''}{advice}"
     result = JobResult(
         outcome=Outcome.REFUSED,
         reason=reasons.BUDGET_EXCEEDED,
@@ -79,26 +82,6 @@ def refused(report: CompressionReport) -> JobResult:
 def failed(outcome: Outcome, reason: str, message: str) -> JobResult:
     """Invalid or failed."""
     return fitted(JobResult(outcome=outcome, reason=reason, message=message))
-
-
-def nearest(candidates: tuple[Candidate, ...]) -> tuple[Candidate, Refusal] | None:
-    """The candidate with the smallest excess over a limit, and its worst refusal."""
-
-    def excess(refusal: Refusal) -> float:
-        if refusal.value is None or not refusal.limit:
-            return math.inf if refusal.gate == gates.LOAD or refusal.value is None else refusal.value
-        return refusal.value / refusal.limit - 1
-
-    ranked = []
-    for index, c in enumerate(candidates):
-        deterministic = [r for r in c.refusals if r.gate in gates.DETERMINISTIC]
-        if deterministic:
-            worst = max(deterministic, key=excess)
-            ranked.append((excess(worst), index, c, worst))
-    if not ranked:
-        return None
-    _, _, candidate, refusal = min(ranked, key=lambda r: r[:2])
-    return candidate, refusal
 
 
 def source_refusals(report: CompressionReport) -> tuple[Refusal, ...]:

@@ -12,15 +12,17 @@ from .bench import Outcome
 from .choose import pareto_front
 
 
-def table(outcomes: Sequence[Outcome], platforms: Sequence[str], chosen: Outcome | None) -> tuple[Candidate, ...]:
+def table(
+    outcomes: Sequence[Outcome], platforms: Sequence[str], chosen: Outcome | None, source: Measurement
+) -> tuple[Candidate, ...]:
     """One row for each candidate, in the order in which they were tried.
 
-    The front is over size, quality drop and slowdown, among candidates that ran; one that was not timed counts as the
-    slowest.
+    The front is over size, quality drop and slowdown, among the source and the candidates that ran, refused ones too:
+    they show what another budget would buy. One that was not timed counts as the slowest.
     """
     ran = [o for o in outcomes if o.measurement is not None]
-    points = [_point(o.measurement) for o in ran if o.measurement is not None]
-    front = {o.name for o, on in zip(ran, pareto_front(points), strict=True) if on}
+    points = [_point(source), *(_point(o.measurement) for o in ran if o.measurement is not None)]
+    front = {o.name for o, on in zip(ran, pareto_front(points)[1:], strict=True) if on}
     return tuple(
         _row(o, platforms, on_front=o.name in front, chosen=chosen is not None and o.name == chosen.name)
         for o in outcomes

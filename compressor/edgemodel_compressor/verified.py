@@ -15,7 +15,7 @@ from edgemodel_api.job import Progress
 from edgemodel_api.report import Verification
 
 from .bench import Outcome
-from .candidates import classes_there, classes_on
+from .candidates import classes_on, classes_there
 from .measure import Lab
 from .progress import Report
 from .recipe import Quantize, Recipe
@@ -79,16 +79,14 @@ class Verifier:
             return outcome
         wanted = {v.hardware_class for v in broken}
         for encoding in ways:
-            recipe = with_encoding(outcome.recipe, action, encoding)
-            for found in self.lab.measure([recipe], Effort.FULL):
-                if not found.accepted:
-                    continue
-                found = replace(found, verified=self._rows(found), repairs=repair_words(encoding))
-                lost = frozenset(v.hardware_class for v in found.verified if v.holds is False)
-                found = replace(found, lost=lost)
-                self.lab.put(found)
-                if not lost & wanted:
-                    return found
+            for found in self.lab.measure([with_encoding(outcome.recipe, action, encoding)], Effort.FULL):
+                if found.accepted:
+                    rows = self._rows(found)
+                    lost = frozenset(v.hardware_class for v in rows if v.holds is False)
+                    repaired = replace(found, verified=rows, repairs=repair_words(encoding), lost=lost)
+                    self.lab.put(repaired)
+                    if not lost & wanted:
+                        return repaired
         return outcome
 
 

@@ -95,7 +95,9 @@ class Workers:
         except (EOFError, OSError) as error:
             self._mine.worker = None
             how = worker.ending() if worker is not None else str(error)
-            return replace(task.known, failure=f"the runtime crashed on it ({how}): use another encoding for this model")
+            return replace(
+                task.known, failure=f"the runtime crashed on it ({how}): use another encoding for this model"
+            )
 
 
 class _Worker:
@@ -115,11 +117,9 @@ class _Worker:
         InputError: the disk is full.
         """
         write(self._stdin, task)
-        answer = read(self._stdout)
+        answer: Known | InputError = read(self._stdout)
         if isinstance(answer, InputError):
             raise answer
-        if not isinstance(answer, Known):
-            raise EOFError(f"the worker said {type(answer).__name__}")
         return answer
 
     def end(self) -> None:
@@ -185,4 +185,3 @@ def read(stream: BinaryIO) -> Any:
     if len(content) < size:
         raise EOFError("half a message")
     return pickle.loads(content)  # noqa: S301  our own process wrote it
-

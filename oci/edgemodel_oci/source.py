@@ -7,6 +7,8 @@ title, whatever its media type says), and artifacts or images of one layer.
 from __future__ import annotations
 
 import contextlib
+import posixpath
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +43,8 @@ def fetch_model_file(
     *,
     max_bytes: int,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+    beside: Path | None = None,
+) -> Path | None:
     """Bring the artifact's model file to `dest`, which appears whole; the layer's digest is checked on the way.
 
     Of an index, the variant `source` is taken, or the only manifest.
@@ -52,6 +55,10 @@ def fetch_model_file(
         dest: where to; its folder must exist and have room for the layer beside the file.
         max_bytes: neither layer nor file may be larger.
         progress: called with (bytes that are here, size) of the layer.
+        beside: a folder to be made, for what else is in the layer's archive: external data may be among it.
+
+    Returns:
+        The folder in `beside` that the model lay in; None: it came alone.
 
     Raises:
         InputError: there is no such artifact, it does not hold exactly one model file, it is too large, or hostile.
@@ -69,9 +76,12 @@ def fetch_model_file(
             # The same file system: one rename, no copy.
             with writing(dest):
                 blob.replace(dest)
-            return
+            return None
         with open_regular(blob) as f:
-            _extract(_decompressed(f, kind), dest, max_bytes=max_bytes, what=what)
+            name = _extract(_decompressed(f, kind), dest, max_bytes=max_bytes, what=what, beside=beside)
+    if beside is None or not beside.is_dir():
+        return None
+    return beside / posixpath.dirname(name)
 
 
 def _layers(repo: Repository, tag_or_digest: str, what: str, *, depth: int = 0) -> tuple[Descriptor, ...]:
@@ -133,8 +143,8 @@ def _decompressed(f: BinaryIO, kind: str) -> Readable:
     return zstd_reader(f, max_window_bytes=_MAX_WINDOW_BYTES) if kind == "tar+zstd" else f
 
 
-def _extract(stream: Readable, dest: Path, *, max_bytes: int, what: str) -> None:
-    """The only regular file of the archive, or the only one that ends in .onnx."""
+def _extract(stream: Readable, dest: Path, *, max_bytes: int, what: str, beside: Path | None) -> str:
+    """The only regular file of the archive, or the only one that ends in .onnx; its name. Others go into `beside`."""
     passed: list[str] = []
     total = 0
     chosen: str | None = None
@@ -147,6 +157,11 @@ def _extract(stream: Readable, dest: Path, *, max_bytes: int, what: str) -> None
             model = member.base_name.endswith(_SUFFIX)
             if chosen is not None and model and chosen.endswith(_SUFFIX):
                 raise InputError(f"{what} holds {chosen[:100]!r} and {member.name[:100]!r}: pack one model file")
+            if not model and beside is not None:
+                # Names were checked, the folder is new, and no member is a link: nothing leads out of it.
+                passed.append(member.name)
+                _put_beside(member, beside)
+                continue
             if chosen is not None and not model:
                 passed.append(member.name)
                 continue
@@ -158,10 +173,25 @@ def _extract(stream: Readable, dest: Path, *, max_bytes: int, what: str) -> None
             out = out or stack.enter_context(replacing(dest))
             chosen = member.name
             _copy(member, out, dest)
+        if chosen is None and beside is not None and len(passed) == 1:
+            # Alone in its archive, a file is the model whatever its name is.
+            with writing(dest):
+                (beside / passed[0]).replace(dest)
+                shutil.rmtree(beside)
+            return passed[0]
         if chosen is None or (passed and not chosen.endswith(_SUFFIX)):
             raise InputError(
                 f"{what} holds {len(passed) + (chosen is not None)} files and none that ends in {_SUFFIX}: pack the model alone"
             )
+        return chosen
+
+
+def _put_beside(member: Member, folder: Path) -> None:
+    path = folder / member.name
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as out:
+        _copy(member, out, path)
 
 
 def _copy(member: Member, out: BinaryIO, dest: Path) -> None:

@@ -206,6 +206,7 @@ def _print(
         console = tables.output_console()
         console.print(tables.variants_table(rows, report.quality if report else None))
         console.print(tables.warnings_lines(report))
+        console.print(tables.diagnosis_lines(report))
         for platform, file in files.items():
             console.print(
                 f"{platform}: {out / file.name} ({file.variant})", markup=False, highlight=False, soft_wrap=True

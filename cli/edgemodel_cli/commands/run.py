@@ -165,6 +165,7 @@ def _print(embedded: Run, end: End, outcome: Shown, options: Options) -> None:
         if outcome.variants:
             console.print(tables.variants_table(outcome.variants, report.quality if report else None))
             console.print(tables.warnings_lines(report))
+        console.print(tables.diagnosis_lines(report))
         console.print(tables.nodes_table(outcome.nodes))
         console.print(tables.waves_table(outcome.waves))
         _conclude(console, embedded.workdir, end, outcome)

@@ -20,7 +20,7 @@ from edgemodel_api.job import RESULT_LIMIT_BYTES, JobResult, JobSpec, Outcome, P
 from edgemodel_api.quantities import format_bytes
 
 from .children import Child, ProcessRecord, last_line, process_created
-from .secrets import with_secrets
+from .secrets import cache_folder, with_secrets
 
 MODULE = "edgemodel_compressor"
 #: Between SIGTERM and SIGKILL.
@@ -68,7 +68,8 @@ class JobProcess:
             work = self.folder / "work"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            write_json(self.folder / "job.json", with_secrets(job).replace(work_dir=str(work)).to_json())
+            local = with_secrets(job).replace(work_dir=str(work), cache_dir=cache_folder())
+            write_json(self.folder / "job.json", local.to_json())
             command = [sys.executable, "-m", MODULE, "--job", str(self.folder / "job.json")]
             command += ["--result", str(self.folder / "result.json"), "--report", str(self.report)]
             with open(self.log, "ab") as log:

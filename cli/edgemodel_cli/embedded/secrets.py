@@ -15,6 +15,7 @@ from edgemodel_api.job import JobSpec
 
 CREDENTIALS_VARIABLE = "EDGEMODEL_CREDENTIALS"
 VOLUMES_VARIABLE = "EDGEMODEL_VOLUMES"
+CACHE_VARIABLE = "EDGEMODEL_CACHE"
 _WITH_CREDENTIALS = ("https:", "oci:", "s3:")
 
 
@@ -24,6 +25,14 @@ def secrets_folder(environment: Mapping[str, str] = os.environ) -> Path:
         return Path(given).expanduser().absolute()
     config = environment.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
     return Path(config).absolute() / "edgemodel" / "credentials"
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Where measured candidates are kept: `$EDGEMODEL_CACHE/candidates`, by default below `~/.cache/edgemodel`; None: `off`."""
+    if environment.get(CACHE_VARIABLE) == "off":
+        return None
+    base = environment.get(CACHE_VARIABLE) or os.path.join(os.path.expanduser("~"), ".cache", "edgemodel")
+    return str(Path(base).absolute() / "candidates")
 
 
 def secret_of(remote: RemoteFile, environment: Mapping[str, str] = os.environ) -> Path | None:

@@ -10,7 +10,7 @@ from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
 from edgemodel_api.quantities import format_bytes, format_seconds
-from edgemodel_api.report import Candidate, CompressionReport, Layer, Measurement
+from edgemodel_api.report import Candidate, CompressionReport, Layer, Measurement, Verification
 from edgemodel_cli.timeline import OFFLINE, NodeChange
 
 from .numbers import NOTHING, counted, interval, percent, quality, times
@@ -45,6 +45,15 @@ class NodeRow(NamedTuple):
     message: str
 
 
+class VerifiedRow(NamedTuple):
+    """One candidate on one kind of CPU."""
+
+    name: str
+    verdict: str
+    tone: str
+    cells: tuple[Cell, ...]
+
+
 class Group(NamedTuple):
     """Nodes that are alike."""
 
@@ -77,7 +86,29 @@ CANDIDATE_COLUMNS = (
     "Meant for",
 )
 NODE_COLUMNS = ("Wave", "Runs", "Hardware", "Latency here", "Golden error", "Fetched", "Restarts")
-LAYER_COLUMNS = ("Operator", "Shape", "Source", "Stored", "Smaller", "Zeros", "Encoding", "Sensitivity")
+LAYER_COLUMNS = (
+    "Operator",
+    "Shape",
+    "Source",
+    "Stored",
+    "Smaller",
+    "Zeros",
+    "Encoding",
+    "Sensitivity",
+    "Drop",
+    "Time",
+    "Time then",
+)
+VERIFIED_COLUMNS = (
+    "Hardware class",
+    "Run",
+    "CPU",
+    "Samples",
+    "Quality there",
+    "Drop there",
+    "Distance",
+    "What was found",
+)
 VARIANT_COLUMNS = ("Hardware class", "Variant", "Stored size", "Quality", "Latency there", "Measured on", "Why")
 
 
@@ -108,7 +139,7 @@ def _candidate(report: CompressionReport, candidate: Candidate, chosen: frozense
         recipe="as given" if source else _recipe(candidate),
         verdict=verdict,
         cells=(*numbers, Cell(places)),
-        messages=(*messages, *candidate.notes),
+        messages=(*messages, *(f"Repaired: {r}" for r in candidate.repairs), *candidate.notes),
     )
 
 
@@ -235,6 +266,31 @@ def _what(row: NodeRow) -> str:
     return f"{runs.text} ({runs.detail.split(' ')[0]})" if runs.detail else runs.text
 
 
+def verified_rows(report: CompressionReport, chosen: frozenset[str]) -> tuple[VerifiedRow, ...]:
+    """Each candidate on each kind of CPU that it was run on, or was to be; the chosen ones first."""
+    ordered = sorted(report.candidates, key=lambda c: (c.name not in chosen, not c.accepted, _size(c), c.name))
+    return tuple(_verified(report, c, v) for c in ordered for v in c.verified)
+
+
+def _verified(report: CompressionReport, candidate: Candidate, v: Verification) -> VerifiedRow:
+    verdict, tone = {True: ("holds", "good"), False: ("does not hold", "bad"), None: ("not run", "open")}[v.holds]
+    return VerifiedRow(
+        name=candidate.name,
+        verdict=verdict,
+        tone=tone,
+        cells=(
+            Cell(v.hardware_class),
+            Cell({"Native": "natively", "Emulated": "emulated", "No": "no"}[v.how]),
+            Cell(v.cpu or NOTHING),
+            Cell(str(v.samples) if v.samples else NOTHING, v.samples or None),
+            Cell(quality(v.quality, report.quality), v.quality),
+            Cell(percent(v.quality_drop), v.quality_drop),
+            Cell(NOTHING if v.max_error is None else f"{v.max_error:.2g}", v.max_error),
+            Cell(v.message),
+        ),
+    )
+
+
 def layer_rows(layers: Sequence[Layer]) -> tuple[LayerRow, ...]:
     """In the order of the model. A bar shows a layer's bytes beside the largest one's, and what is left of them."""
     largest = max((layer.source_bytes for layer in layers), default=0) or 1
@@ -254,6 +310,9 @@ def _layer(layer: Layer, largest: int) -> LayerRow:
             Cell(percent(layer.sparsity, digits=1), layer.sparsity),
             Cell(layer.encoding),
             Cell(NOTHING if layer.sensitivity is None else f"{layer.sensitivity:.2g}", layer.sensitivity),
+            Cell(percent(layer.quality_drop), layer.quality_drop),
+            Cell(_seconds(layer.latency_seconds), layer.latency_seconds),
+            Cell(_seconds(layer.quantized_latency_seconds), layer.quantized_latency_seconds),
         ),
         share=round(100 * layer.source_bytes / largest, 2),
         left=round(100 * min(layer.bytes, largest) / largest, 2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgemodel_api.report import CompressionReport, Layer, Measurement
+from edgemodel_api.report import Candidate, CompressionReport, Layer, Measurement, Verification
 
 #: No model, time or ratio that is drawn here is larger.
 LARGEST_BYTES = 2**50
@@ -18,12 +18,23 @@ def sane(report: CompressionReport) -> CompressionReport:
     """The report with numbers that can be drawn: finite, sizes not negative, times positive."""
     return report.replace(
         source=_measurement(report.source),
-        candidates=tuple(
-            c if c.measurement is None else c.replace(measurement=_measurement(c.measurement))
-            for c in report.candidates
-        ),
+        candidates=tuple(map(_candidate, report.candidates)),
         layers=tuple(map(_layer, report.layers)),
         seconds=_number(report.seconds) or 0.0,
+    )
+
+
+def _candidate(candidate: Candidate) -> Candidate:
+    measured = None if candidate.measurement is None else _measurement(candidate.measurement)
+    return candidate.replace(measurement=measured, verified=tuple(map(_verification, candidate.verified)))
+
+
+def _verification(v: Verification) -> Verification:
+    return v.replace(
+        samples=_bytes(v.samples),
+        quality=_number(v.quality),
+        quality_drop=_number(v.quality_drop),
+        max_error=_number(v.max_error),
     )
 
 
@@ -46,12 +57,25 @@ def _layer(layer: Layer) -> Layer:
         source_bytes=_bytes(layer.source_bytes),
         bytes=_bytes(layer.bytes),
         sparsity=_number(layer.sparsity) or 0.0,
-        sensitivity=_number(layer.sensitivity),
+        sensitivity=_positive(layer.sensitivity),
+        quality_drop=_number(layer.quality_drop),
+        latency_seconds=_time(layer.latency_seconds),
+        quantized_latency_seconds=_time(layer.quantized_latency_seconds),
     )
 
 
 def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) and abs(value) <= LARGEST else None
+
+
+def _positive(value: float | None) -> float | None:
+    found = _number(value)
+    return None if found is None or found < 0 else found
+
+
+def _time(value: float | None) -> float | None:
+    found = _number(value)
+    return None if found is None or found < SHORTEST else found
 
 
 def _bytes(count: int) -> int:

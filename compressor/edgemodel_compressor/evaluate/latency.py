@@ -111,7 +111,10 @@ def compare_latency(
 def _compare_served(candidate: Path, source: Path, feeds: list[Arrays], seconds: float) -> Comparison:
     LeanSession.close_all()
     with tempfile.TemporaryDirectory(prefix="edgemodel-serve-") as folder:
-        found = {p: serve(p, list(feeds), work_dir=Path(folder), seconds=seconds).seconds for p in {candidate, source}}
+        found = {
+            p: serve(p, list(feeds), work_dir=Path(folder), seconds=seconds).seconds
+            for p in dict.fromkeys((candidate, source))
+        }
     a, b = found[candidate], found[source]
     mine, its = median_interval(a), median_interval(b)
     value, low, high = (

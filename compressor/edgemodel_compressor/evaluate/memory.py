@@ -17,12 +17,15 @@ import numpy as np
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.formats.lean import LeanSession
+from edgemodel_oci.companion import file_bytes
 
 from .runner import Arrays
 from .serving import NotMeasuredError, check_fits, is_large
 
 TIMEOUT_SECONDS = 120.0
 RUNS = 5
+#: At which a large model is at least read and packed, on a busy machine.
+SLOWEST_BYTES_PER_SECOND = 10 * 2**20
 
 
 def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) -> int | None:
@@ -36,7 +39,7 @@ def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) 
 
     Raises:
         InputError: the child cannot load or run the model (it ran out of memory, or it crashed), or takes longer
-            than two minutes.
+            than two minutes (a large model: more).
     """
     if is_large(model):
         LeanSession.close_all()
@@ -44,6 +47,7 @@ def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) 
             check_fits(model)
         except NotMeasuredError:
             return None
+    timeout = TIMEOUT_SECONDS + file_bytes(model) / SLOWEST_BYTES_PER_SECOND
     request = work_dir / "memory-feed.npz"
     arrays: dict[str, Any] = {f"x{i}": value for i, value in enumerate(feed.values())}
     np.savez(request, **arrays)
@@ -53,13 +57,11 @@ def peak_memory(model: Path, feed: Arrays, *, work_dir: Path, threads: int = 1) 
             [sys.executable, "-c", CHILD, str(model), str(request), names, str(threads), str(RUNS)],
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise InputError(
-            f"the model did not finish {RUNS} runs in {TIMEOUT_SECONDS:.0f} s in its own process"
-        ) from None
+        raise InputError(f"the model did not finish {RUNS} runs in {timeout:.0f} s in its own process") from None
     finally:
         request.unlink(missing_ok=True)
     if child.returncode != 0:

@@ -24,23 +24,36 @@ from edgemodel_oci.companion import data_name, declared
 
 from . import kept
 from .datafile import DataFile
-from .split import external_names
 from .tensors import Located, declared_bytes, tensors
+from .walk import external_names
 
 _CHUNK = 2**22
 
 
-def fold_external(
-    model: Any, folder: Path | None, *, max_bytes: int, into: DataFile | None = None, sha256: str | None = None
-) -> int:
-    """Put external tensors into the model. Only inside `folder`, which None says there is not.
+@dataclass(frozen=True)
+class ExternalRules:
+    """What external data may be.
+
+    Attributes:
+        folder: the model's own, out of which nothing is read; None: there may be no external data.
+        max_bytes: of all external tensors together.
+        sha256: what `digest_of` must say of the files; None: not known.
+        pinned: whether they may do without that.
+    """
+
+    folder: Path | None
+    max_bytes: int
+    sha256: str | None = None
+    pinned: bool = True
+
+
+def fold_external(model: Any, rules: ExternalRules, *, into: DataFile | None = None) -> int:
+    """Put external tensors into the model.
 
     Args:
         model: a ModelProto; changed in place.
-        folder: the model's own.
-        max_bytes: of all external tensors together.
+        rules: for them.
         into: takes the initializers of the main graph, which stay outside; None: all are folded in.
-        sha256: what `digest_of` must say of the files; None: not known.
 
     Returns:
         How many tensors were external.
@@ -50,16 +63,21 @@ def fold_external(
             (reason DigestMismatch), files that change while they are read.
     """
     external = [t for t in tensors(model) if is_external(t.tensor)]
-    declared_total(external, max_bytes=max_bytes)
+    declared_total(external, max_bytes=rules.max_bytes)
     if not external:
-        if sha256 is not None:
+        if rules.sha256 is not None:
             raise InputError("dataSha256 is given, but the model has no external data: take it out of the manifest")
         return 0
-    files = _Files(folder, _promised(model))
+    files = _Files(rules.folder, _promised(model))
     locations = {_entries(t).get("location", ""): t for t in external}
     paths = {location: files.open(t, location) for location, t in locations.items()}
-    if sha256 is not None:
-        _check_digest(paths, sha256)
+    if rules.sha256 is not None:
+        _check_digest(paths, rules.sha256)
+    elif not rules.pinned and any(name != files.own_name for name in paths):
+        raise InputError(
+            f"sha256 in the manifest is that of the ONNX file, which does not cover its external data"
+            f" ({', '.join(sorted(paths))[:200]}): add dataSha256: {_digest(paths)}"
+        )
     outside = {id(t) for t in model.graph.initializer} if into is not None else set()
     for located in external:
         if into is not None and id(located.tensor) in outside and declared_bytes(located):
@@ -142,12 +160,17 @@ class _Files:
     promised: str | None
     _seen: dict[Path, tuple[int, int, int, int]] = field(default_factory=dict)
 
+    @property
+    def own_name(self) -> str | None:
+        """Of external data that the ONNX file itself promises: their digest was checked by `open`."""
+        return data_name(self.promised) if self.promised is not None else None
+
     def open(self, located: Located, location: str) -> Path:
         """The path of a location, checked."""
         path = _inside(located, location, self.folder)
         if path not in self._seen:
             self._seen[path] = self._state(located.where, path)
-            if self.promised is not None and location == data_name(self.promised):
+            if self.promised is not None and location == self.own_name:
                 actual = f"sha256:{_sha256(path)}"
                 if actual != self.promised:
                     raise InputError(
@@ -228,9 +251,7 @@ def _content(located: Located, files: _Files) -> Iterator[bytes]:
         while length:
             part = os.pread(file.fileno(), min(length, _CHUNK), offset)
             if not part:
-                raise InputError(
-                    f"{located.where}: external data {location!r} changed while it was read: try again"
-                )
+                raise InputError(f"{located.where}: external data {location!r} changed while it was read: try again")
             yield part
             offset += len(part)
             length -= len(part)

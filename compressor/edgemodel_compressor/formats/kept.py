@@ -76,13 +76,13 @@ def array_of(tensor: Any) -> npt.NDArray[Any]:
     Raises:
         InputError: the file is gone or shorter than it was.
     """
-    raw = np.empty(length_of(tensor), dtype=np.uint8)
+    raw = bytearray(length_of(tensor))
     _read_into(tensor, memoryview(raw))
     shape = tuple(tensor.dims)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if raw.nbytes == math.prod(shape) * dtype.itemsize and tensor.data_type != TensorProto.BFLOAT16:
-        return raw.view(dtype.newbyteorder("<")).reshape(shape)
-    inside = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes())
+    if len(raw) == math.prod(shape) * dtype.itemsize and tensor.data_type != TensorProto.BFLOAT16:
+        return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).reshape(shape)
+    inside = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=bytes(raw))
     return np.asarray(numpy_helper.to_array(inside))
 
 

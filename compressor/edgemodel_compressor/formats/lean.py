@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,15 @@ import onnxruntime as ort
 
 #: Nodes that only optimization turns into integer kernels.
 _QDQ = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """An input or output. (onnxruntime's own objects keep their whole session alive.)"""
+
+    name: str
+    shape: tuple[Any, ...]
+    type: str
 
 
 class LeanSession:
@@ -45,7 +55,8 @@ class LeanSession:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         with self._lock:
             session = self._session()
-            self._inputs, self._outputs = session.get_inputs(), session.get_outputs()
+            self._inputs = tuple(Place(a.name, tuple(a.shape), a.type) for a in session.get_inputs())
+            self._outputs = tuple(Place(a.name, tuple(a.shape), a.type) for a in session.get_outputs())
 
     def get_inputs(self) -> Any:
         """As onnxruntime's."""

@@ -30,10 +30,11 @@ from edgemodel_oci.companion import companion
 from edgemodel_oci.files import put, replacing
 
 from . import datafile, kept, lean, signature, tensors, wire
-from .external import declared_total, fold_external, is_external, refuse_kept
+from .external import ExternalRules, declared_total, fold_external, is_external, refuse_kept
 from .kept import PROTOBUF_LIMIT
-from .split import NotSplitError, split
+from .split import split
 from .structure import check_structure
+from .walk import NotProtobufError
 
 #: Of onnxruntime's messages: kind and code, the path, the place in its own source.
 _NOISE = (
@@ -69,7 +70,13 @@ class SourceModel:
 
 
 def load_model(
-    path: Path, *, work_dir: Path, max_bytes: int, external_dir: Path | None = None, data_sha256: str | None = None
+    path: Path,
+    *,
+    work_dir: Path,
+    max_bytes: int,
+    external_dir: Path | None = None,
+    data_sha256: str | None = None,
+    pinned: bool = True,
 ) -> SourceModel:
     """Read and judge.
 
@@ -79,19 +86,18 @@ def load_model(
         max_bytes: of the file, and of the external data.
         external_dir: folder in which external data may lie; None: there may be none.
         data_sha256: of the external data, as `external.digest_of` says; None: not known.
+        pinned: whether external data may do without that: nothing is pinned, or what pins the file pins them as well.
 
     Raises:
         InputError: whatever is wrong with the file, with the number and what to change.
     """
     with concise():
-        return _load(path, work_dir, max_bytes, external_dir, data_sha256)
+        return _load(path, work_dir, ExternalRules(external_dir, max_bytes, data_sha256, pinned))
 
 
-def _load(
-    path: Path, work_dir: Path, max_bytes: int, external_dir: Path | None, data_sha256: str | None
-) -> SourceModel:
+def _load(path: Path, work_dir: Path, rules: ExternalRules) -> SourceModel:
     what = f"model {path.name}"
-    limit = min(max_bytes, PROTOBUF_LIMIT)
+    limit = min(rules.max_bytes, PROTOBUF_LIMIT)
     mark = secrets.token_hex(16)
     taken = _taken_apart(path, what, limit, work_dir, mark)
     content, data = (_read(path, what, limit), None) if taken is None else taken
@@ -110,7 +116,7 @@ def _load(
     check_structure(model, what=what)
     inputs = signature.inputs_of(model.graph)
     outputs = signature.outputs_of(model.graph)
-    changed, data = _gather(model, data, work_dir, path.stem, (external_dir, max_bytes, data_sha256))
+    changed, data = _gather(model, data, work_dir, path.stem, rules)
     weights = tensors.weight_names(model)
     for located in tensors.tensors(model):
         tensors.check_content(located)
@@ -138,7 +144,7 @@ def _taken_apart(
         try:
             with datafile.data_file(work_dir, path.stem) as data:
                 return split(file.fileno(), size, data, mark), data
-        except NotSplitError:
+        except NotProtobufError:
             return None
 
 
@@ -154,16 +160,15 @@ def _gather(
     data: datafile.DataFile | None,
     work_dir: Path,
     stem: str,
-    rules: tuple[Path | None, int, str | None],
+    rules: ExternalRules,
 ) -> tuple[bool, datafile.DataFile | None]:
     """External data: into the model, or into a data file where it is large. Whether there were any, and the one data file."""
-    folder, max_bytes, sha256 = rules
     external = [t for t in tensors.tensors(model) if is_external(t.tensor)]
-    total = declared_total(external, max_bytes=max_bytes)
+    total = declared_total(external, max_bytes=rules.max_bytes)
     if total < kept.LARGE_BYTES and data is None:
-        return bool(fold_external(model, folder, max_bytes=max_bytes, sha256=sha256)), None
+        return bool(fold_external(model, rules)), None
     if not external:
-        fold_external(model, folder, max_bytes=max_bytes, sha256=sha256)
+        fold_external(model, rules)
         return True, data
     _check_disk(work_dir, total, f"external data of {stem}")
     with datafile.data_file(work_dir, stem) as found:
@@ -171,7 +176,7 @@ def _gather(
             # Some weights were inside, others beside: one file takes them all.
             for tensor in list(kept.kept_tensors(model)):
                 found.take(tensor, kept.chunks_of(tensor))
-        fold_external(model, folder, max_bytes=max_bytes, into=found, sha256=sha256)
+        fold_external(model, rules, into=found)
     if data is not None and data.path != found.path:
         data.path.unlink(missing_ok=True)
     return True, found
@@ -190,9 +195,7 @@ def _check_disk(folder: Path, size: int, what: str) -> None:
         )
 
 
-def open_session(
-    path: Path | bytes, *, threads: int = 1, level: Any = BASIC, profile: Path | None = None
-) -> Any:
+def open_session(path: Path | bytes, *, threads: int = 1, level: Any = BASIC, profile: Path | None = None) -> Any:
     """A CPU session with the options that everything of ours uses; for a large model of ours, a lean one (`lean`).
 
     Args:

@@ -22,6 +22,8 @@ from onnx import TensorProto, helper
 from edgemodel_api.edgemodel import QuantizeStep
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import Arrays, Batches
+from edgemodel_compressor.formats.datafile import read_saved
+from edgemodel_compressor.memory import whole
 
 from .histogram import Histogram
 from .nodes import computing_nodes, passing_nodes
@@ -202,7 +204,9 @@ def _float_inputs(model: Any) -> list[str]:
 
 def _load(path: Path) -> Any:
     try:
-        return onnx.load(str(path), load_external_data=False)
+        return whole(read_saved(path), "calibration")
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{path.name} cannot be read as ONNX: {error}") from None
 

@@ -123,6 +123,7 @@ def _reshape(tracer: Tracer, node: Any) -> bool:
     after: Sequence[Dimension] | None
     if before is None or len(node.input) < 2:
         return False
+    entries: list[int] | None = None
     if wanted is not None:
         if attribute(node, "allowzero", 0) and (wanted == 0).any():
             return False
@@ -145,7 +146,7 @@ def _reshape(tracer: Tracer, node: Any) -> bool:
         if wanted is None:
             spend(tracer, node.input[1])
         return True
-    target = _target(before, after)
+    target = _target(before, after, tracer.of(node.input[0]) or [], entries)
     if target is None:
         spend(tracer, node.input[1])
         for axis in kept_axes:
@@ -161,11 +162,18 @@ def _reshape(tracer: Tracer, node: Any) -> bool:
     return True
 
 
-def _target(before: Sequence[Dimension], after: Sequence[Dimension]) -> list[int] | None:
-    """A constant shape: numbers, 0 for what stays where it is, -1 for one unknown; None: that does not say it."""
+def _target(
+    before: Sequence[Dimension], after: Sequence[Dimension], axes: Sequence[Axis], entries: Sequence[int] | None
+) -> list[int] | None:
+    """A constant shape: numbers, 0 for what stays where it is, -1 for one unknown; None: that does not say it.
+
+    A constant keeps its own 0 and -1: the shapes that a file tells may be those of one batch only.
+    """
     target: list[int] = []
     for i, dimension in enumerate(after):
-        if isinstance(dimension, int):
+        if entries is not None and (entries[i] != 0 or axes[i] is None):
+            target.append(entries[i])
+        elif isinstance(dimension, int):
             target.append(dimension)
         elif i < len(before) and before[i] == dimension:
             target.append(0)
@@ -308,7 +316,7 @@ def _behind(tracer: Tracer, axes: Sequence[Axis], dims: Sequence[Dimension]) -> 
     """Labels one behind the other; 0, which never goes, for parts that have none."""
     if all(a is None for a in axes):
         return None
-    if any(isinstance(d, str) for d in dims):
+    if any(isinstance(d, str) for d in dims) or sum(int(d) for d in dims) > _MOST_LABELS:
         for axis in axes:
             tracer.fix(axis)
         return None
@@ -383,6 +391,8 @@ def _slice(tracer: Tracer, node: Any) -> bool:
     axes = list(tracer.of(node.input[0]) or [])
     bounds = _bounds(tracer, node)
     if bounds is None:
+        for name in node.input[1:]:
+            spend(tracer, name)
         return all(a is None for a in axes) and _same_rank(tracer, node, axes)
     cut: dict[int, Labels] = {}
     for position, (axis, start, end, step) in enumerate(bounds):
@@ -445,6 +455,7 @@ def _gather(tracer: Tracer, node: Any) -> bool:
         return False
     axis %= len(axes)
     labels = axes[axis]
+    spend(tracer, node.input[1])
     for other in which:
         tracer.fix(other)
     middle: list[Axis] = [None for _ in which]
@@ -504,6 +515,8 @@ def _tile(tracer: Tracer, node: Any) -> bool:
     if times is None or times.size != len(axes) or (times < 1).any():
         return all(a is None for a in axes) and _same_rank(tracer, node, axes)
     repeats = [int(t) for t in times.reshape(-1)]
+    if any(a is not None and t * len(a) > _MOST_LABELS for a, t in zip(axes, repeats, strict=True)):
+        return False
     tracer.put(node.output[0], [None if a is None else np.tile(a, t) for a, t in zip(axes, repeats, strict=True)])
     return True
 
@@ -525,7 +538,7 @@ def _pad(tracer: Tracer, node: Any) -> bool:
         before, after, labels = pads[i], pads[i + len(which)], axes[axis]
         if labels is None or before == after == 0:
             continue
-        if before < 0 or after < 0 or mode not in (b"constant", "constant"):
+        if before < 0 or after < 0 or before + after > _MOST_LABELS or mode not in (b"constant", "constant"):
             return False
         result[axis] = np.concatenate([np.zeros(before, np.int64), labels, np.zeros(after, np.int64)])
     tracer.put(node.output[0], result)
@@ -602,6 +615,8 @@ def _depth_to_space(tracer: Tracer, node: Any) -> bool:
     for axis in axes[2:]:
         tracer.fix(axis)
     labels = axes[1]
+    if labels is not None and area * len(labels) > _MOST_LABELS:
+        return False
     if labels is not None and node.op_type == "SpaceToDepth":
         labels = np.tile(labels, area)
     elif labels is not None:

@@ -120,7 +120,8 @@ class Tracer:
                 shape = self.shapes.get(name)
                 self.axes[name] = None if shape is None else [None] * len(shape)
             else:
-                floats = tensor.data_type in FLOATS
+                # Without elements its dimensions could be any.
+                floats = tensor.data_type in FLOATS and all(tensor.dims)
                 self.axes[name] = [self.new(int(d)) if floats and d > 1 else None for d in tensor.dims]
         return self.axes[name]
 

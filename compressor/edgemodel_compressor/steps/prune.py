@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemodel_api.edgemodel import Granularity, PruneMethod, PruneStep, Structure
+from edgemodel_compressor.formats.kept import is_kept
 
 from .channels import trace
 from .graph import attribute, copy_of, graphs, put_array
@@ -34,7 +35,11 @@ from .nm import gone, input_axis, parse
 from .ranking import Mask, Scores, fraction, smallest, zeros_wanted
 from .selection import unknown_excludes, weight_allowed
 from .shrink import keep_by_share, shrink
+from .streamed import smallest_of
 from .weights import Weight, channels, from_channels, sparsity_of, weights
+
+#: Elements of a large weight that are ranked together.
+_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,8 @@ def _transposed_groups(model: Any) -> dict[str, int]:
 def _alone(weight: Weight, step: PruneStep, target: Decimal) -> Mask:
     values = weight.values()
     axes = weight.channel_axes if step.granularity is Granularity.CHANNEL else ()
+    if not axes and is_kept(weight.tensor):
+        return _alone_streamed(values, target)
     # Within one set the largest |w| is a common factor: both methods rank alike.
     scores = channels(np.abs(values.astype(np.float64)), axes)
     wanted = zeros_wanted(scores.shape[1], target)
@@ -206,9 +213,28 @@ def _alone(weight: Weight, step: PruneStep, target: Decimal) -> Mask:
     return from_channels(mask, values.shape, axes)
 
 
+def _alone_streamed(values: npt.NDArray[Any], target: Decimal) -> Mask:
+    """As `_alone` without axes; scores in float64 are there for a piece at a time only."""
+    flat = values.reshape(-1)
+
+    def parts() -> Iterator[Scores]:
+        return (np.abs(flat[i : i + _AT_ONCE].astype(np.float64)) for i in range(0, flat.size, _AT_ONCE))
+
+    mask: Mask = np.empty(flat.shape, dtype=bool)
+    at = 0
+    for part in smallest_of(parts, zeros_wanted(flat.size, target)):
+        mask[at : at + part.size] = part
+        at += part.size
+    return mask.reshape(values.shape)
+
+
 def _together(chosen: Sequence[Weight], method: PruneMethod, target: Decimal) -> Iterator[tuple[Weight, Mask]]:
     total = sum(w.size for w in chosen)
     wanted = zeros_wanted(total, target)
+    if any(is_kept(w.tensor) for w in chosen):
+        parts = smallest_of(lambda: (_scores(w.values(), method) for w in chosen), wanted)
+        yield from ((w, mask.reshape(w.shape)) for w, mask in zip(chosen, parts, strict=True))
+        return
     scores = np.concatenate([_scores(w.values(), method) for w in chosen]) if wanted else np.zeros(total)
     mask = smallest(scores, wanted)
     offset = 0

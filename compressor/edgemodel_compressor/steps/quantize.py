@@ -7,6 +7,7 @@ from typing import Any
 
 from edgemodel_api.edgemodel import QuantizeStep
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.memory import whole
 
 from .calibrate import Ranges
 from .encodings import Encoding
@@ -58,6 +59,7 @@ def quantize(
     """
     notes = list(unknown_excludes(model, step.exclude))
     if not encoding.weights_only:
+        model = whole(model, encoding.name)
         if encoding.dynamic:
             made = quantize_dynamic(model, step, encoding, nodes=nodes)
         elif ranges is None:

@@ -3,13 +3,17 @@
 One session answers for all nodes. Each weight becomes an input whose default is the float weight, so a run may be fed
 another one; each activation of a node goes through `Where(flag, DequantizeLinear(QuantizeLinear(x)), x)` with a flag
 per node. A run then quantizes exactly one node: its flag is set and its weights are fed as their stored form decodes.
-The number for a node is ‖y − y'‖₂ / ‖y‖₂ over all float outputs and a few batches.
+The number for a node is ‖y − y'‖₂ / ‖y‖₂ over all float outputs and a few batches; for a report also the drop of the
+quality metric, which takes more samples.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +22,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate.quality import Evaluator
 from edgemodel_compressor.evaluate.runner import Arrays, Batches
+from edgemodel_compressor.memory import whole
 
 from .calibrate import Ranges, TensorRange
 from .encodings import Encoding, Number
@@ -28,6 +34,9 @@ from .weight_only import encode
 from .weights import Weight, channels, from_channels, weights
 
 BATCHES = 2
+#: Of `quality_drops`: samples a node, and seconds for all of them.
+SAMPLES = 64
+SECONDS = 60.0
 #: QuantizeLinear is from opset 10, Where from 9.
 _LEAST_OPSET = 10
 Progress = Callable[[int, int], None]
@@ -60,33 +69,115 @@ def sensitivity(
         InputError: no data, or the model fails on it. A node whose error cannot be computed (the outputs are integers
             only, or NaN) counts as infinitely sensitive.
     """
-    names = list(dict.fromkeys(nodes))
-    feeds = _few(data, rows, batches)
-    found = _by_node(model, names)
-    use_ranges = ranges is not None and not encoding.weights_only and not encoding.dynamic
-    instrumented, flags = _instrument(model, names, ranges if use_ranges else None, encoding)
-    _weights_as_inputs(instrumented, {w.name for ws in found.values() for w in ws})
-    session = _session(instrumented)
+    switches = _Switches.of(model, nodes, ranges, encoding)
+    names, feeds = switches.names, _few(data, rows, batches)
     outputs = [
-        o.name for o in session.get_outputs() if o.type in ("tensor(float)", "tensor(float16)", "tensor(double)")
+        o.name
+        for o in switches.session.get_outputs()
+        if o.type in ("tensor(float)", "tensor(float16)", "tensor(double)")
     ]
-    off: Arrays = {flag: np.asarray(False) for flag in flags.values()}
-    truths = [_run(session, outputs, {**f, **off}) for f in feeds] if outputs else []
+    truths = [_run(switches.session, outputs, {**f, **switches.off}) for f in feeds] if outputs else []
     scale = sum(_square(t) for truth in truths for t in truth)
     errors: dict[str, float] = {}
     for index, name in enumerate(names):
-        on: Arrays = {**off, **{w.name: _decoded(w, encoding) for w in found[name]}}
-        if name in flags:
-            on[flags[name]] = np.asarray(True)
+        on = switches.on(name)
         error = 0.0
         for f, truth in zip(feeds, truths, strict=False):
-            answers = _run(session, outputs, {**f, **on})
+            answers = _run(switches.session, outputs, {**f, **on})
             error += sum(_square(a.astype(np.float64) - t) for a, t in zip(answers, truth, strict=True))
         errors[name] = math.sqrt(error / scale) if truths and scale > 0 and math.isfinite(error) else math.inf
         if progress is not None:
             progress(index + 1, len(names))
     # Twelve digits: the order must not hang on the last bit of a sum.
     return dict(sorted(errors.items(), key=lambda e: (float(f"{e[1]:.12g}"), e[0])))
+
+
+def quality_drops(
+    model: Any,
+    nodes: Iterable[str],
+    *,
+    evaluator: Evaluator,
+    ranges: Ranges | None,
+    encoding: Encoding,
+    samples: int = SAMPLES,
+    seconds: float = SECONDS,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, float]:
+    """Quality drop when one node alone is quantized, in the order of the nodes; for a report, as far as time allows.
+
+    Args:
+        model: the prepared float model.
+        nodes: names, the most telling first: those that time does not allow are left out.
+        evaluator: has judged the source.
+        ranges: of activations, as for `sensitivity`.
+        encoding: how the weights and activations would be stored.
+        samples: about how many, those on which the source is least sure; the others count as unchanged.
+        seconds: stop after so many.
+        progress: called with (nodes done, nodes in all).
+        clock: seconds, monotonic.
+
+    Returns:
+        Node name → drop relative to the source's quality, a fraction. Nodes whose answers cannot be judged (NaN) are
+        left out, too.
+    """
+    begun = clock()
+    switches = _Switches.of(model, nodes, ranges, encoding)
+    chosen = evaluator.screen(samples)
+    outputs = [o.name for o in switches.session.get_outputs()]
+    drops: dict[str, float] = {}
+    for index, name in enumerate(switches.names):
+        if clock() - begun > seconds:
+            break
+        on = switches.on(name)
+
+        def run(feeds: Arrays, on: Arrays = on) -> Arrays:
+            return dict(zip(outputs, _run(switches.session, outputs, {**feeds, **on}), strict=True))
+
+        with contextlib.suppress(InputError):
+            drops[name] = float(evaluator.quality(evaluator.judge_rows(run, chosen), chosen).drop)
+        if progress is not None:
+            progress(index + 1, len(switches.names))
+    return drops
+
+
+@dataclass(frozen=True)
+class _Switches:
+    """The instrumented model.
+
+    Attributes:
+        session: it.
+        names: nodes, each once.
+        weights: of each node.
+        flags: input that quantizes a node's activations.
+        off: feeds that quantize nothing.
+        encoding: of the weights.
+    """
+
+    session: Any
+    names: tuple[str, ...]
+    weights: dict[str, list[Weight]]
+    flags: dict[str, str]
+    off: Arrays
+    encoding: Encoding
+
+    @classmethod
+    def of(cls, model: Any, nodes: Iterable[str], ranges: Ranges | None, encoding: Encoding) -> _Switches:
+        """Build it. Raises InputError where the model cannot be instrumented."""
+        names = list(dict.fromkeys(nodes))
+        found = _by_node(model, names)
+        use_ranges = ranges is not None and not encoding.weights_only and not encoding.dynamic
+        instrumented, flags = _instrument(model, names, ranges if use_ranges else None, encoding)
+        _weights_as_inputs(instrumented, {w.name for ws in found.values() for w in ws})
+        off: Arrays = {flag: np.asarray(False) for flag in flags.values()}
+        return cls(_session(instrumented), tuple(names), found, flags, off, encoding)
+
+    def on(self, name: str) -> Arrays:
+        """Feeds that quantize one node."""
+        feeds = {**self.off, **{w.name: _decoded(w, self.encoding) for w in self.weights[name]}}
+        if name in self.flags:
+            feeds[self.flags[name]] = np.asarray(True)
+        return feeds
 
 
 def _few(data: Batches, rows: int, batches: int) -> list[Arrays]:
@@ -210,6 +301,7 @@ def _session(model: Any) -> Any:
     options.log_severity_level = 4
     # The pairs are here to round, not to be fused.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    model = whole(model, "sensitivity")
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:

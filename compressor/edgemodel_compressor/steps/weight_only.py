@@ -33,6 +33,8 @@ from .weights import SCALE_SUFFIX, Weight, channels, from_channels
 #: Smaller tensors gain less than the nodes and scales around them cost.
 MIN_ELEMENTS = 256
 HALF_MAX = 65504.0
+#: Elements that are computed with together.
+_AT_ONCE = 2**20
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _LIMIT = {Number.INT8: 127, Number.INT4: 7}
 
@@ -95,17 +97,32 @@ def encode(values: npt.NDArray[Any], axes: tuple[int, ...], encoding: Encoding) 
         encoding: weight type, channels, blocks.
     """
     if encoding.weight is Number.FLOAT16:
-        if values.size and float(np.abs(values.astype(np.float64)).max()) > HALF_MAX:
+        if values.size and max(float(values.max()), -float(values.min())) > HALF_MAX:
             return None
         return Stored(values.astype(np.float16))
     if encoding.block:
         return _in_blocks(values, axes, encoding.block, _LIMIT[encoding.weight])
     axes = axes if encoding.per_channel else ()
-    rows = channels(values.astype(np.float64), axes)
-    scales = _scales(np.abs(rows).max(axis=1, initial=0.0), _LIMIT[encoding.weight], values.dtype)
-    numbers = np.clip(np.rint(rows / scales[:, None].astype(np.float64)), -127, 127).astype(np.int8)
+    rows = channels(values, axes)
+    largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)).astype(np.float64)
+    scales = _scales(largest, _LIMIT[encoding.weight], values.dtype)
+    numbers = _rounded(rows, scales.astype(np.float64))
     kept = [n if i in axes else 1 for i, n in enumerate(values.shape)]
     return Stored(np.ascontiguousarray(from_channels(numbers, values.shape, axes)), scales.reshape(kept))
+
+
+def _rounded(rows: npt.NDArray[Any], scales: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
+    """Piece by piece: in float64 all of a large weight would take twice its room, several times."""
+    numbers = np.empty(rows.shape, dtype=np.int8)
+    width = max(1, min(rows.shape[1], _AT_ONCE))
+    height = max(1, _AT_ONCE // width)
+    for top in range(0, rows.shape[0], height):
+        for left in range(0, rows.shape[1], width):
+            part = rows[top : top + height, left : left + width].astype(np.float64)
+            part /= scales[top : top + height, None]
+            np.clip(np.rint(part, out=part), -127, 127, out=part)
+            numbers[top : top + height, left : left + width] = part
+    return numbers
 
 
 def _in_blocks(values: npt.NDArray[Any], axes: tuple[int, ...], block: int, limit: int) -> Stored:

@@ -13,6 +13,7 @@ how much a block turns its input: Men et al. 2024, "ShortGPT" (Block Influence, 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ from .answers import model_runner
 from .heads import with_outputs
 
 Floats = npt.NDArray[np.float64]
+
+#: Nodes after a tensor that may have to come before the chain can begin at it.
+_PATIENCE = 64
 
 
 @dataclass(frozen=True)
@@ -145,77 +149,103 @@ def _sorted(model: Any) -> Any:
     return result
 
 
+@dataclass(frozen=True)
+class _Flow:
+    """Which tensors are live where: made before a position, and read there or later. Sets are bits of a number.
+
+    Attributes:
+        nodes: of the graph.
+        fixed: tensors that depend on no input.
+        weights: shapes of the initializers.
+        bits: bit of each tensor that depends on an input.
+        live: before each node, and after the last.
+    """
+
+    nodes: Sequence[Any]
+    fixed: set[str]
+    weights: dict[str, tuple[int, ...]]
+    bits: dict[str, int]
+    live: list[int]
+
+
 def _segments(model: Any) -> list[_Segment]:
     """The longest chain of segments, by the number of weights in it."""
-    graph = model.graph
+    flow = _flow(model.graph)
+    chain = _chain(flow)
+    # What passes by a segment is live to the end: the last layer is then like those before it.
+    beside = 0
+    for segment in chain:
+        beside |= flow.live[segment.nodes.start] & flow.live[segment.nodes.stop] & ~flow.bits[segment.exit]
+    seen = 0
+    for position, now in enumerate(flow.live):
+        seen |= now & beside
+        flow.live[position] = now | seen
+    return _chain(flow) if beside else chain
+
+
+def _flow(graph: Any) -> _Flow:
     fixed = constant_values(graph)
-    weights = {t.name: tuple(t.dims) for t in graph.initializer}
     nodes = list(graph.node)
     reads = [[n for n in dict.fromkeys(_reads(node)) if n and n not in fixed] for node in nodes]
+    pending = Counter(name for read in (*reads, [o.name for o in graph.output]) for name in read)
     bits: dict[str, int] = {}
-    pending: dict[str, int] = {}
-    for read in reads:
-        for name in read:
-            pending[name] = pending.get(name, 0) + 1
-    for output in graph.output:
-        pending[output.name] = pending.get(output.name, 0) + 1
 
     def bit(name: str) -> int:
-        return bits.setdefault(name, 1 << len(bits))
+        return bits.setdefault(name, 1 << len(bits)) if pending[name] and name not in fixed else 0
 
-    # live[p]: tensors that are made before node p and read by it or later.
-    live = [0]
-    for value in graph.input:
-        if pending.get(value.name):
-            live[0] |= bit(value.name)
-    names = {i.name for i in graph.input}
+    live = [sum(bit(value.name) for value in graph.input)]
     for node, read in zip(nodes, reads, strict=True):
         now = live[-1]
         for name in node.output:
-            if name and name not in fixed and pending.get(name):
-                now |= bit(name)
-                names.add(name)
+            now |= bit(name)
         for name in read:
             pending[name] -= 1
             if not pending[name]:
-                now &= ~bit(name)
+                now &= ~bits.get(name, 0)
         live.append(now)
-    by_bit = {value: name for name, value in bits.items()}
+    return _Flow(nodes, fixed, {t.name: tuple(t.dims) for t in graph.initializer}, bits, live)
+
+
+def _chain(flow: _Flow) -> list[_Segment]:
+    by_bit = {value: name for name, value in flow.bits.items()}
     following: dict[tuple[int, str], tuple[int, str]] = {}
-    starts = [(0, i.name) for i in graph.input if i.name in bits]
-    starts += [(p + 1, o) for p, node in enumerate(nodes) for o in node.output if o in bits]
-    for position, name in starts:
-        mine = bits[name]
-        if not live[position] & mine:
-            continue
-        for later in range(position + 1, len(live)):
-            gone, new = live[position] & ~live[later], live[later] & ~live[position]
-            if gone & ~mine:
-                break
-            if gone == mine and new in by_bit:
-                following[position, name] = (later, by_bit[new])
+    made = {o: p + 1 for p, node in enumerate(flow.nodes) for o in node.output}
+    for name, bit in flow.bits.items():
+        position = made.get(name, 0)
+        # What is computed beside it just then (a mask) may have to be ready first.
+        for begin in range(position, min(position + _PATIENCE, len(flow.live))):
+            to = _next(flow.live, begin, bit)
+            if to is not None:
+                following[begin, name] = (to[0], by_bit[to[1]])
                 break
     best: list[_Segment] = []
-    score = -1
     ends = set(following.values())
     for start in following:
-        if start in ends:
-            continue
-        chain, at = [], start
-        while at in following:
-            to = following[at]
-            chain.append(_segment(nodes, weights, fixed, at, to))
-            at = to
-        weight = sum(s.weighted for s in chain)
-        if weight > score:
-            best, score = chain, weight
+        chain, at = list[_Segment](), start
+        while start not in ends and at in following:
+            chain.append(_segment(flow, at, following[at]))
+            at = following[at]
+        if sum(s.weighted for s in chain) > sum(s.weighted for s in best):
+            best = chain
     return best
 
 
-def _segment(
-    nodes: Sequence[Any], weights: dict[str, tuple[int, ...]], fixed: set[str], at: tuple[int, str], to: tuple[int, str]
-) -> _Segment:
-    some = [n for n in nodes[at[0] : to[0]] if any(o not in fixed for o in n.output)]
+def _next(live: Sequence[int], position: int, mine: int) -> tuple[int, int] | None:
+    """Where one new tensor has taken the place of `mine` among those that are live, and which (as a bit)."""
+    if not live[position] & mine:
+        return None
+    for later in range(position + 1, len(live)):
+        gone, new = live[position] & ~live[later], live[later] & ~live[position]
+        if gone & ~mine:
+            return None
+        if gone and new.bit_count() == 1:
+            return later, new
+    return None
+
+
+def _segment(flow: _Flow, at: tuple[int, str], to: tuple[int, str]) -> _Segment:
+    fixed, weights = flow.fixed, flow.weights
+    some = [n for n in flow.nodes[at[0] : to[0]] if any(o not in fixed for o in n.output)]
     signature = tuple(
         (
             n.domain,
@@ -231,12 +261,12 @@ def _segment(
 
 
 def _repetition(segments: Sequence[_Segment], index: int) -> tuple[int, int]:
-    """(period, count) of what begins here and repeats, by the smallest period that holds a weight; (1, 1) if nothing."""
+    """(period, count) of what begins here, with a weight, and repeats, by the smallest period; (1, 1) if nothing does."""
+    if not segments[index].weighted:
+        return 1, 1
     signatures = [s.signature for s in segments]
     for period in range(1, (len(segments) - index) // 2 + 1):
         first = signatures[index : index + period]
-        if not any(s.weighted for s in segments[index : index + period]):
-            continue
         count = 1
         while signatures[index + count * period : index + (count + 1) * period] == first:
             count += 1

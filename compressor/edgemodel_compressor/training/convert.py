@@ -214,6 +214,9 @@ def _outputs(model: Any, values: dict[str, Any]) -> dict[str, jax.Array]:
         found = Interpreter(_opsets(model)).run(model.graph, values)
     except NodeError as error:
         raise InputError(f"{error}: give other inputs, or export the model again") from error
+    missing = [o.name for o in model.graph.output if o.name not in found]
+    if missing:
+        raise InputError(f"no node makes the model's output {missing[0]!r}: export the model again")
     return {o.name: lift(found[o.name]) for o in model.graph.output}
 
 

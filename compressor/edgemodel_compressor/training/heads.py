@@ -95,13 +95,14 @@ def heads(
         teacher: ModelProto.
         student: ModelProto with outputs of the same names.
         teacher_says: the teacher's outputs for a few rows.
-        student_says: the student's for the same.
+        student_says: the student's for a few (perhaps another number of) rows.
         data: with labels or without.
 
     Raises:
         InputError: outputs that do not fit each other, none to learn, labels that do not fit.
     """
-    rows = _same_outputs(teacher_says, student_says)
+    _same_outputs(teacher_says, student_says)
+    rows = max((len(a) for a in teacher_says.values() if a.ndim), default=0)
     chosen = _labels_output(data, list(teacher_says))
     found, notes = [], []
     for name, answer in teacher_says.items():
@@ -218,19 +219,19 @@ def _classes(labels: Array, wanted: tuple[int, ...], what: str) -> Array:
     return numbers.astype(np.int32)
 
 
-def _same_outputs(teacher: Arrays, student: Arrays) -> int:
+def _same_outputs(teacher: Arrays, student: Arrays) -> None:
     if set(teacher) != set(student):
         raise InputError(
             f"the student's outputs are {', '.join(student)} and the teacher's {', '.join(teacher)}: both need the same"
             " names"
         )
     for name, answer in teacher.items():
-        if student[name].shape != answer.shape:
+        # The first axis is the samples; each network got as many as it takes.
+        if student[name].ndim != answer.ndim or student[name].shape[1:] != answer.shape[1:]:
             raise InputError(
                 f"output {name!r} has shape {list(student[name].shape)} in the student and {list(answer.shape)} in the"
                 " teacher: both must agree"
             )
-    return max((len(a) for a in teacher.values() if a.ndim), default=0)
 
 
 def _labels_output(data: TrainingSet, names: list[str]) -> str:

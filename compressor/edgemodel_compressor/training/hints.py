@@ -62,7 +62,7 @@ def hints(
         student: ModelProto, derived from it.
         kept: see `students.Derived`.
         teacher_rows: a few rows of the inputs.
-        student_rows: the same number of rows for the student.
+        student_rows: as many as the student takes.
         read: tensors that the outputs are taught by already.
     """
     fixed = constant_values(student.graph)
@@ -87,7 +87,7 @@ def hints(
             continue
         if hint.kept is not None and (wanted[name].ndim < 2 or hint.kept[-1] >= wanted[name].shape[axis]):
             continue
-        if hint.read(wanted[name]).shape == got[name].shape:
+        if hint.read(wanted[name]).shape[1:] == got[name].shape[1:] and wanted[name].ndim == got[name].ndim:
             found.append(hint)
     # The last are nearest to the outputs, which are taught anyway.
     places = [(i + 1) * len(found) // (MOST_HINTS + 1) for i in range(MOST_HINTS)] if len(found) > MOST_HINTS else None

@@ -47,7 +47,11 @@ def repairs_for(
     if encoding.weights_only or not classes:
         return ()
     found = [s for s in find_saturation(model_path, feeds) if s.saturates]
-    return tuple(repaired(encoding, found, repair, classes) for repair in _ways(encoding, found))
+    # Where no layer has weights of its own, all ways come to the same.
+    tried = {
+        e.repairs: e for e in (repaired(encoding, found, way, classes) for way in reversed(_ways(encoding, found)))
+    }
+    return tuple(reversed(tried.values()))
 
 
 def _ways(encoding: Encoding, found: Sequence[Saturation]) -> tuple[Repair, ...]:
@@ -82,12 +86,11 @@ def repair_words(encoding: Encoding) -> tuple[str, ...]:
     by_repair: dict[Repair, list[str]] = {}
     for node, repair in encoding.repairs:
         by_repair.setdefault(repair, []).append(node)
-    why = f"sums saturate in 16 bits on {', '.join(sorted(SATURATING))}"
-    return tuple(
-        f"{len(nodes)} layer{'s' if len(nodes) > 1 else ''} with {repair}, as their {why}: {', '.join(nodes[:5])}"
-        f"{' …' if len(nodes) > 5 else ''}"
-        if repair is not Repair.FLOAT
-        else f"{len(nodes)} layer{'s' if len(nodes) > 1 else ''} left in float, as their {why}: {', '.join(nodes[:5])}"
-        f"{' …' if len(nodes) > 5 else ''}"
-        for repair, nodes in sorted(by_repair.items())
-    )
+    found = []
+    for repair, nodes in sorted(by_repair.items()):
+        what = "left in float" if repair is Repair.FLOAT else f"with {repair}"
+        layers, their = ("layers", "their") if len(nodes) > 1 else ("layer", "its")
+        names = ", ".join(nodes[:5]) + (" …" if len(nodes) > 5 else "")
+        where = ", ".join(sorted(SATURATING))
+        found.append(f"{len(nodes)} {layers} {what}, as {their} sums saturate in 16 bits on {where}: {names}")
+    return tuple(found)

@@ -26,7 +26,9 @@ def test_round_trip(checkpoint):
     header, arrays = checkpoint.load(ARRAYS)
     assert header == HEADER
     for got, want in zip(arrays, ARRAYS, strict=True):
-        assert got.dtype == want.dtype and got.shape == want.shape and np.array_equal(got, want)
+        assert got.dtype == want.dtype
+        assert got.shape == want.shape
+        assert np.array_equal(got, want)
     assert [p.name for p in checkpoint.folder.iterdir()] == [checkpoint.path.name]
 
 

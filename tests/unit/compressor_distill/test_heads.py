@@ -40,9 +40,12 @@ def test_final_activation(build, ending, kind, tensor):
 def test_raw_scores_are_classes_where_labels_or_validation_say_so(build):
     raw = build.mlp(ending=None)
     ((by_labels,), notes) = found(build, raw, labels=np.arange(8) % 3)
-    assert by_labels.kind is Kind.CLASSES and by_labels.labelled and not notes
+    assert by_labels.kind is Kind.CLASSES
+    assert by_labels.labelled
+    assert not notes
     ((by_validation,), _) = found(build, raw, classes=True)
-    assert by_validation.kind is Kind.CLASSES and not by_validation.labelled
+    assert by_validation.kind is Kind.CLASSES
+    assert not by_validation.labelled
     one_hot = np.eye(3)[np.arange(8) % 3]
     assert found(build, raw, labels=one_hot)[0][0].kind is Kind.CLASSES
     assert found(build, raw, labels=X[:, :3])[0][0].kind is Kind.NUMBERS
@@ -63,7 +66,8 @@ def test_probabilities_without_a_softmax_are_read_as_logarithms(build):
 
     probabilities.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
     ((head,), _) = found(build, probabilities)
-    assert head.kind is Kind.CLASSES and head.teacher == head.student == Reading("y", log=True)
+    assert head.kind is Kind.CLASSES
+    assert head.teacher == head.student == Reading("y", log=True)
     logits = build.run(with_outputs(build.mlp(), ["l"]), x=X)["l"]
     logs = read(build.run(probabilities, x=X)["y"], head.teacher)
     assert np.allclose(logs - logs.mean(axis=1, keepdims=True), logits - logits.mean(axis=1, keepdims=True), atol=1e-4)
@@ -102,7 +106,7 @@ def test_other_output_names(build):
     other = build.mlp()
     other.graph.node[-1].output[0] = "z"
     other.graph.output[0].name = "z"
-    with pytest.raises(InputError, match="same\\s+names"):
+    with pytest.raises(InputError, match=r"same\s+names"):
         found(build, build.mlp(), other)
 
 
@@ -145,4 +149,5 @@ def test_an_integer_output_is_not_learned(build):
 
     model.graph.output.append(helper.make_tensor_value_info("k", TensorProto.INT64, ["n", 1]))
     (learned, notes) = found(build, model)
-    assert [h.output for h in learned] == ["y"] and "'k'" in notes[0]
+    assert [h.output for h in learned] == ["y"]
+    assert "'k'" in notes[0]

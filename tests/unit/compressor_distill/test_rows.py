@@ -23,8 +23,11 @@ def test_split(samples, unit, seed):
         return
     found = split(samples, seed=seed, unit=unit)
     again = split(samples, seed=seed, unit=unit)
-    assert np.array_equal(found.train, again.train) and np.array_equal(found.held_out, again.held_out)
-    assert len(found.held_out) % unit == 0 and len(found.train) >= unit and len(found.held_out) >= unit
+    assert np.array_equal(found.train, again.train)
+    assert np.array_equal(found.held_out, again.held_out)
+    assert len(found.held_out) % unit == 0
+    assert len(found.train) >= unit
+    assert len(found.held_out) >= unit
     if found.shared:
         assert samples < 10 or samples < 2 * unit
         assert np.array_equal(found.train, found.held_out)

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgemodel_api.edgemodel import Objective, Precision, PruneMethod
-from edgemodel_compressor.candidates import Recipe
+from edgemodel_api.edgemodel import Objective, Precision, PruneMethod, Structure
+from edgemodel_compressor.recipe import Recipe
 from edgemodel_compressor.search import Space
 
 AMD64 = ("linux/amd64",)
 NODES = 16
+MOVES = 40
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,12 @@ class FakeModel:
     """Each technique costs quality; `budget` is what may be lost.
 
     Attributes:
-        costs: quality lost when a precision is used on all nodes (static: key "static").
+        costs: quality lost when a precision is used on all nodes (static: key "static"; all moves: key "moves").
         sparsity_limit: the highest percent of zeros that costs nothing worth mentioning, by method.
+        recovered: how many percent more learning again makes up for.
+        channel_limit: the highest percent of channels that learning again makes up for.
         broken: encodings that crash.
+        calls: recipes, in order; `rounds`: as they were asked for together.
     """
 
     costs: dict[str, float] = field(default_factory=dict)
@@ -38,13 +42,24 @@ class FakeModel:
     sparsity_limit: dict[PruneMethod, int] = field(
         default_factory=lambda: {PruneMethod.MIN_ABSOLUTE: 50, PruneMethod.MAX_RELATIVE: 50}
     )
+    recovered: int = 20
+    channel_limit: int = 30
     broken: frozenset[str] = frozenset()
     calls: list[Recipe] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
 
-    def measure(self, recipe: Recipe) -> Fake:
+    def measure(self, recipes) -> tuple[Fake, ...]:
+        self.rounds.append(len(recipes))
+        return tuple(self.one(r) for r in recipes)
+
+    def one(self, recipe: Recipe) -> Fake:
         self.calls.append(recipe)
         lost, bits, left = 0.0, 0.0, NODES
-        for q in recipe.quantizes:
+        if recipe.mixture is not None:
+            share = recipe.mixture.moves / MOVES
+            lost += self.costs.get("moves", 0.0) * share**2
+            bits, left = NODES * (32 - 28 * share), 0
+        for q in recipe.quantizes if recipe.mixture is None else ():
             if q.encoding.name in self.broken:
                 return Fake(recipe, 0, good=False, loads=False)
             count = left if q.count is None else min(q.count, left)
@@ -57,8 +72,13 @@ class FakeModel:
         keep = 1.0
         for p in recipe.prunes:
             percent = int(p.sparsity.rstrip("%"))
+            if p.structure is Structure.CHANNELS:
+                keep *= 1 - percent / 100
+                lost += 1.0 if percent > self.channel_limit else 0.0
+                continue
             keep *= 1 - percent / 100 * 0.9
-            if percent > self.sparsity_limit[p.method]:
+            more = self.recovered if p.recover is not None else 0
+            if percent > self.sparsity_limit[p.method] + more:
                 lost += 1.0
         return Fake(recipe, round(bits * keep * 1000), good=lost <= self.budget)
 
@@ -70,4 +90,4 @@ def fake_model() -> Callable[..., FakeModel]:
 
 @pytest.fixture
 def space() -> Space:
-    return Space(platforms=AMD64, objective=Objective.SMALLEST, static=True, nodes=lambda _: NODES)
+    return Space(platforms=AMD64, objective=Objective.SMALLEST, static=True, nodes=lambda _: NODES, moves=lambda: MOVES)

@@ -4,16 +4,16 @@ import re
 
 import pytest
 
-from edgemodel_api.edgemodel import Activations, Precision, PruneStep, QuantizeStep, Step
+from edgemodel_api.edgemodel import Activations, Precision, PruneMethod, PruneStep, QuantizeStep, Recover, Step
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.candidates import (
     MOST_COMBINATIONS,
     Recipe,
     classes_on,
     local,
+    mixed,
     recipes_for,
     single,
-    unsupported,
 )
 
 AMD64, ARM64, ARM_V7 = "linux/amd64", "linux/arm64", "linux/arm/v7"
@@ -73,12 +73,67 @@ def test_prune_after_quantize_is_refused_with_advice():
         recipes_for([WEIGHTS, step(prune={"sparsity": "50%"})], [AMD64])
 
 
-def test_distill_is_not_supported():
-    error = unsupported([step(prune={"sparsity": "1%"}), step(distill={"student": {"width": "50%"}})])
-    assert error is not None
-    assert error.reason == "NotSupported"
-    assert "steps[1].distill" in error.message
-    assert unsupported(None) is None
+DISTILL = step(distill={"student": {"width": "50%", "rank": "25%"}, "epochs": 1})
+
+
+def test_a_recipe_may_begin_with_a_distill_step():
+    (recipe,) = recipes_for([DISTILL, step(prune={"sparsity": "50%", "recover": {"epochs": 2}}), WEIGHTS], [AMD64])
+    assert recipe.name == "int8-weights-distill-knowledge-width50-rank25-prune50-recovered"[:63].rstrip("-")
+    assert recipe.words[:2] == (
+        "distill Knowledge into a student with 50% of the width, 25% of the rank, temperature 4, 1 epoch",
+        "prune MinAbsolute 50% of each tensor, then learn 2 epochs",
+    )
+    assert [type(a).__name__ for a in recipe.reshapes] == ["Distill", "PruneStep"]
+    assert recipe.learns
+
+
+WRONG = {
+    "distill after prune": ([step(prune={"sparsity": "5%"}), DISTILL], r"steps\[1\] distills: .* prune step .* first"),
+    "distill after quantize": ([WEIGHTS, DISTILL], r"steps\[1\] distills: .* quantize step .* first"),
+    "two distill steps": ([DISTILL, DISTILL], r"steps\[1\] distills a second time"),
+}
+
+
+@pytest.mark.parametrize(("steps", "message"), WRONG.values(), ids=WRONG)
+def test_distill_comes_first_and_once(steps, message):
+    with pytest.raises(InputError, match=message):
+        recipes_for(steps, [AMD64])
+
+
+NAMES = {
+    "relative": (
+        {"sparsity": "50%", "method": "MaxRelative"},
+        "prune-relative50",
+        "prune MaxRelative 50% of each tensor",
+    ),
+    "channels": (
+        {"sparsity": "30%", "structure": "Channels", "recover": {}},
+        "channels30-recovered",
+        "prune MinAbsolute 30% of the channels of each layer, then learn 3 epochs",
+    ),
+    "N:M": ({"pattern": "2:4"}, "prune2-4", "prune MinAbsolute 2:4: of each group this many stay"),
+}
+
+
+@pytest.mark.parametrize(("prune", "name", "words"), NAMES.values(), ids=NAMES)
+def test_names_and_words_of_prune_steps(prune, name, words):
+    (recipe,) = recipes_for([step(prune=prune)], [AMD64])
+    assert (recipe.name, recipe.words) == (name, (words,))
+
+
+def test_a_mixture_is_for_every_class_and_says_how_far_it_goes():
+    recipe = mixed(12)
+    assert (recipe.name, recipe.encoding, recipe.classes) == ("mixed-weights12", "mixed-weights", None)
+    assert "12 moves" in recipe.words[0]
+    assert not recipe.integer_compute
+
+
+def test_what_is_pruned_in_a_search_comes_after_what_is_pruned_already():
+    (int8,) = single(Precision.INT8, Activations.NONE, [AMD64])
+    narrow = int8.narrowed(30, Recover())
+    recipe = narrow.pruned(50, PruneMethod.MIN_ABSOLUTE)
+    assert [p.sparsity for p in recipe.prunes] == ["30%", "50%"]
+    assert recipe.name == "int8-weights-channels30-recovered-prune50"
 
 
 def test_local_keeps_what_comes_before_and_adds_the_rest():

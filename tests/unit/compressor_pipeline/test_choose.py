@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from edgemodel_api.edgemodel import Activations, Objective, Precision, PruneMethod
 from edgemodel_compressor import choose
+from edgemodel_compressor.bench import Outcome
 from edgemodel_compressor.candidates import Recipe, classes_on, single
 
 AMD64, ARM64, ARM_V7 = "linux/amd64", "linux/arm64", "linux/arm/v7"
@@ -30,9 +31,14 @@ class Fake:
     recipe: Recipe
     size_bytes: int
 
+    lost: frozenset[str] = frozenset()
+
     @property
     def name(self) -> str:
         return self.recipe.name
+
+    def classes_on(self, platform):
+        return Outcome("", self.recipe, lost=self.lost).classes_on(platform)
 
 
 accepted_lists = st.lists(
@@ -100,3 +106,16 @@ def test_best_by_objective():
     assert ask(Objective.SMALLEST, pairs[:3]) == (10, 2.0)
     assert ask(Objective.FASTEST, pairs) == (12, 1.0)
     assert ask(Objective.FASTEST, []) is None
+
+
+def test_a_class_on_which_it_does_not_hold_gets_another_candidate():
+    static = {r.encoding: r for r in single(Precision.INT8, Activations.STATIC, [AMD64])}
+    lost = Fake(static["int8-static-u8u8"], 10, frozenset({"amd64-avx2", "amd64-base", "unknown"}))
+    assert lost.classes_on(AMD64) == ("amd64-vnni",)
+    other = Fake(static["int8-static-u8s7"], 20)
+    assert {p.name for p in choose.pick([lost, other], AMD64, 5)} == {"int8-static-u8u8", "int8-static-u8s7"}
+    nowhere = Fake(static["int8-static-u8s8"], 5, frozenset({"amd64-vnni"}))
+    assert nowhere.classes_on(AMD64) is None
+    assert nowhere not in choose.pick([nowhere, other], AMD64, 5)
+    weights = Fake(single(Precision.INT8, Activations.NONE, [AMD64])[0], 5, frozenset({"arm64-base"}))
+    assert (weights.classes_on(AMD64), weights.classes_on(ARM64)) == ((), ("arm64-dotprod",))

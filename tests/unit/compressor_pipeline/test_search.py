@@ -3,40 +3,61 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgemodel_api.edgemodel import Objective, PruneMethod
-from edgemodel_compressor.search import least_sensitive, most, search
+from edgemodel_compressor.candidates import weights_only
+from edgemodel_compressor.search import SPARSITIES, follow, least_sensitive, most, search, together
+from edgemodel_compressor.steps.encodings import FLOAT16_WEIGHTS, INT4_COARSE, INT8_WEIGHTS
+
+ANY = 1000
 
 
 def smallest(found):
     return min((f for f in found if f.good), key=lambda f: f.size_bytes)
 
 
+def run(steps):
+    """A plan that asks for nothing: its conclusion."""
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    return end.value.value
+
+
+def known(good):
+    """A question that is answered without measuring."""
+
+    def ask(n):
+        return good(n)
+        yield
+
+    return ask
+
+
 @given(limit=st.integers(-1, 40), low=st.integers(0, 5), high=st.integers(0, 40))
 def test_most_is_the_largest_good_number(limit, low, high):
-    assert most(low, high, lambda n: n <= limit) == max(
-        [n for n in range(low, high + 1) if n <= limit], default=low - 1
-    )
+    best = max([n for n in range(low, high + 1) if n <= limit], default=low - 1)
+    assert run(most(low, high, known(lambda n: n <= limit))) == best
 
 
 @given(good=st.sets(st.integers(1, 20)))
 def test_most_is_good_even_if_not_monotone(good):
-    best = most(1, 20, lambda n: n in good)
+    best = run(most(1, 20, known(lambda n: n in good)))
     assert best == 0 or best in good
 
 
 CASES = {
-    "int4 holds: pruned int4": ({}, {}, "int4-weights-prune50"),
-    "int4 breaks: part of it, the rest int8, pruned": ({"Int4": 0.04}, {}, "int4-weights-local8-int8-weights-prune50"),
-    "int8 breaks too: part of it, the rest float16": (
-        {"Int4": 1.0, "Int8": 0.04, "static": 1.0},
+    "int4 holds: pruned int4": ({"moves": 1.0}, {}, "int4-weights-b128-prune50"),
+    "int4 breaks, a mixture is smaller than int8": ({"Int4": 1.0, "moves": 0.01}, {}, "mixed-weights40"),
+    "no mixture holds: int8, pruned": ({"Int4": 1.0, "moves": 1e9}, {}, "int8-weights-prune50"),
+    "int8 breaks too: float16, pruned": (
+        {"Int4": 1.0, "Int8": 1.0, "static": 1.0, "moves": 1e9},
         {},
-        "int8-weights-local8-float16-weights-prune50",
+        "float16-weights-prune50",
     ),
-    "relative pruning goes further": ({}, {PruneMethod.MAX_RELATIVE: 80}, "int4-weights-pruner80"),
-    "no pruning at all": ({}, {PruneMethod.MIN_ABSOLUTE: 0, PruneMethod.MAX_RELATIVE: 0}, "int4-weights"),
+    "pruned to the last level": ({"moves": 1.0}, {PruneMethod.MIN_ABSOLUTE: 95}, "int4-weights-b128-prune95"),
+    "no pruning at all": ({"moves": 1.0}, {PruneMethod.MIN_ABSOLUTE: 0}, "int4-weights-b128"),
 }
 
 
@@ -44,52 +65,82 @@ CASES = {
 def test_finds_the_smallest(fake_model, space, costs, sparsity, name):
     model = fake_model(costs=costs)
     model.sparsity_limit |= sparsity
-    assert smallest(search(model.measure, space)).recipe.name == name
+    assert smallest(search(model.measure, space, limit=ANY)).recipe.name == name
 
 
 def test_static_in_part_where_the_whole_breaks_quality(fake_model, space):
-    found = search(fake_model(costs={"static": 0.04}).measure, space)
+    found = search(fake_model(costs={"static": 0.04}).measure, space, limit=ANY)
     partial = [f for f in found if f.good and f.recipe.integer_compute and "local" in f.recipe.name]
     assert {f.recipe.quantizes[0].count for f in partial} & {8}
+    # What is left out of the integers need not stay float in the file.
+    assert all("int8-weights" in f.recipe.encoding for f in partial)
 
 
 def test_when_nothing_else_is_good_plain_pruning_is_tried(fake_model, space):
-    model = fake_model(costs={"Int4": 1, "Int8": 1, "static": 1, "Float16": 1})
-    found = search(model.measure, space)
+    model = fake_model(costs={"Int4": 1, "Int8": 1, "static": 1, "Float16": 1, "moves": 1e9})
+    found = search(model.measure, space, limit=ANY)
     assert smallest([f for f in found if f.recipe.classes is None]).recipe.name == "prune50"
 
 
 def test_crashing_encodings_are_left_behind(fake_model, space):
-    model = fake_model(broken=frozenset({"int8-static-s8s8", "int4-weights"}))
-    found = search(model.measure, space)
+    model = fake_model(broken=frozenset({"int8-static-s8s8", "int4-weights-b128"}), costs={"moves": 1e9})
+    found = search(model.measure, space, limit=ANY)
     assert smallest([f for f in found if f.recipe.classes is None]).recipe.name == "int8-weights-prune50"
     assert not any(f.good for f in found if "s8s8" in f.recipe.name)
 
 
 def test_without_calibration_nothing_static(fake_model, space):
-    found = search(fake_model().measure, replace(space, static=False))
+    found = search(fake_model().measure, replace(space, static=False), limit=ANY)
     assert not any(q.needs_ranges for f in found for q in f.recipe.quantizes)
 
 
-def test_never_measures_twice_and_keeps_the_bound(fake_model, space):
-    model = fake_model(costs={"Int4": 0.04, "static": 0.04})
-    search(model.measure, space, limit=12)
-    assert len(model.calls) == 12
-    assert len(set(model.calls)) == 12
+def test_without_training_data_nothing_learns(fake_model, space):
+    assert not any(f.recipe.learns for f in search(fake_model().measure, space, limit=ANY))
+
+
+def test_with_training_data_sparsity_goes_further_and_channels_go(fake_model, space):
+    model = fake_model(costs={"moves": 1e9})
+    found = search(model.measure, replace(space, training=True, channels=True), limit=ANY)
+    good = {f.recipe.name for f in found if f.good}
+    assert "int4-weights-b128-prune70-recovered" in good
+    assert "int4-weights-b128-channels30-recovered" in good
+    assert "int4-weights-b128-channels30-recovered-prune50" in good
+    assert not any("channels45" in name for name in good)
+    none = search(fake_model().measure, replace(space, training=True), limit=ANY)
+    assert not any("channels" in f.recipe.name for f in none)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])  # both are without state
+@given(
+    limit=st.integers(1, 60), cost=st.floats(0, 0.1), moves=st.floats(0, 0.1), training=st.booleans(), data=st.data()
+)
+def test_a_smaller_limit_measures_the_beginning_of_the_same(fake_model, space, limit, cost, moves, training, data):
+    costs = {"Int4": cost, "static": cost, "moves": moves}
+    wide = replace(space, training=training, channels=training)
+    whole, part = fake_model(costs=costs), fake_model(costs=costs)
+    search(whole.measure, wide, limit=ANY)
+    search(part.measure, wide, limit=limit)
+    assert len(part.calls) == min(limit, len(whole.calls))
+    assert part.calls == whole.calls[: len(part.calls)]
+    assert len(set(whole.calls)) == len(whole.calls)
+    # The time being up after some candidates is the same.
+    late, allowed = fake_model(costs=costs), data.draw(st.integers(0, len(whole.calls)))
+    found = search(lambda rs: late.measure(rs[: allowed - len(late.calls)]), wide, limit=ANY)
+    assert [f.recipe for f in found] == whole.calls[:allowed] == late.calls
 
 
 def test_same_inputs_same_order(fake_model, space):
     one, two = fake_model(costs={"Int4": 0.03}), fake_model(costs={"Int4": 0.03})
-    search(one.measure, space)
-    search(two.measure, space)
+    search(one.measure, space, limit=ANY)
+    search(two.measure, space, limit=ANY)
     assert one.calls == two.calls
 
 
-def test_fastest_spends_less_on_pruning(fake_model, space):
-    model, other = fake_model(), fake_model()
-    search(model.measure, space)
-    search(other.measure, replace(space, objective=Objective.FASTEST))
-    assert len(other.calls) < len(model.calls)
+def test_what_does_not_depend_on_each_other_is_asked_for_together(fake_model, space):
+    model = fake_model(costs={"Int4": 0.04, "static": 0.04, "moves": 0.04})
+    found = search(model.measure, space, limit=ANY)
+    assert len(model.rounds) < 0.6 * len(found)
+    assert model.rounds[0] >= 4
 
 
 def test_one_encoding_for_each_set_of_classes(space):
@@ -100,7 +151,44 @@ def test_one_encoding_for_each_set_of_classes(space):
     assert "int8-static-s8s8" in [r.encoding for r in both.singles()]
 
 
+def test_dynamic_is_not_pursued_where_it_leaves_most_weights_float(fake_model, space):
+    model = fake_model()
+
+    def measure(recipes):
+        found = model.measure(recipes)
+        return tuple(replace(f, size_bytes=f.size_bytes * 4) if "dynamic" in f.recipe.name else f for f in found)
+
+    found = search(measure, space, limit=ANY)
+    assert sum("dynamic" in f.recipe.name for f in found if not f.recipe.prunes) == 1
+
+
 def test_least_sensitive_of_one_node_measures_nothing(fake_model, space):
     model = fake_model()
-    least_sensitive(model.measure, space.singles()[0], 1)
+    follow(least_sensitive(space.singles()[0], 1), model.measure, limit=ANY)
     assert model.calls == []
+
+
+def test_plans_side_by_side_keep_their_own_answers():
+    def asking(*recipes):
+        names = []
+        for recipe in recipes:
+            (found,) = yield (recipe,)
+            names.append(found)
+        return names
+
+    a, b, c = (weights_only(e) for e in (INT8_WEIGHTS, INT4_COARSE, FLOAT16_WEIGHTS))
+    steps = together(asking(a, b), asking(c), asking())
+    assert next(steps) == (a, c)
+    assert steps.send(("A", "C")) == (b,)
+    with pytest.raises(StopIteration) as end:
+        steps.send(("B",))
+    assert end.value.value == (["A", "B"], ["C"], [])
+
+
+def test_the_objective_is_no_reason_to_measure_less(fake_model, space):
+    fast = search(fake_model().measure, replace(space, objective=Objective.FASTEST), limit=ANY)
+    assert len(fast) == len(search(fake_model().measure, space, limit=ANY))
+
+
+def test_levels_rise():
+    assert list(SPARSITIES) == sorted(set(SPARSITIES))

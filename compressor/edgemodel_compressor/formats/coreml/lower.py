@@ -6,6 +6,7 @@ here, by onnxruntime, and only the rest becomes operations.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import defs, helper, numpy_helper
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.formats.onnx_model import open_session
@@ -123,6 +124,7 @@ class Node:
         self.conversion = conversion
         self.mb = conversion.builder
         self._attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+        self._read: set[str] = set()
 
     @property
     def op(self) -> str:
@@ -136,8 +138,21 @@ class Node:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute; bytes as text."""
+        self._read.add(name)
         value = self._attributes.get(name, default)
         return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+    def unread(self) -> list[str]:
+        """Attributes that the conversion did not look at, and that are not at their defaults.
+
+        A later opset may give an operator a new attribute: what is not known must not be passed over.
+        """
+        defaults = _defaults(self.op, self.opset, self.proto.domain)
+        return sorted(
+            name
+            for name, value in self._attributes.items()
+            if name not in self._read | _REDUNDANT and (name not in defaults or defaults[name] != value)
+        )
 
     def count(self) -> int:
         """Number of inputs."""
@@ -175,6 +190,7 @@ class Node:
 
     def ints(self, name: str, index: int | None = None) -> list[int] | None:
         """An attribute that later opsets made an input, or None where it is given neither way."""
+        self._read.add(name)
         if name in self._attributes:
             return [int(v) for v in np.atleast_1d(self._attributes[name])]
         if index is not None and self.has(index):
@@ -285,7 +301,10 @@ class Conversion:
             lowering = LOWERINGS.get(proto.op_type)
             if lowering is None:
                 raise Unsupported(UNKNOWN)
-            results = lowering.function(Node(proto, self))
+            node = Node(proto, self)
+            results = lowering.function(node)
+            if unread := node.unread():
+                raise Unsupported(f"the attribute {', '.join(unread)} is not known")
         for name, value in zip(proto.output, results, strict=False):
             if not name:
                 continue
@@ -354,6 +373,25 @@ class Conversion:
             raise Unsupported("its constant outputs are no tensors")
         found = iter(results)
         return [next(found) if o else np.zeros(0) for o in proto.output]
+
+
+#: Follow from other things, or mean nothing for inference.
+_REDUNDANT = frozenset(
+    {
+        "activation_alpha", "activation_beta", "consumed_inputs", "dtype", "hidden_size", "is_test", "kernel_shape",
+        "momentum", "ratio", "round_mode", "saturate", "seed", "sorted", "spatial", "stash_type",
+    }
+)  # fmt: skip
+
+
+@functools.cache
+def _defaults(op: str, opset: int, domain: str) -> dict[str, Any]:
+    try:
+        schema = defs.get_schema(op, opset, domain)
+    except defs.SchemaError:
+        return {}
+    given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.name}
+    return {name: helper.get_attribute_value(value) for name, value in given.items()}
 
 
 def _used(graph: Any) -> set[str]:

@@ -174,18 +174,33 @@ def _average_pool(node: Node) -> Value:
     )
 
 
-@lowers("LpPool", note="p = 1 or 2, without dilations")
+@lowers("LpPool", note="without dilations")
 def _lp_pool(node: Node) -> Value:
-    p = int(node.attr("p", 2))
-    node.only(p in (1, 2), f"p = {p}")
+    p = float(node.attr("p", 2))
     kernel, strides, pads, _ = _window(node)
-    x = node[0]
-    powers = node.mb.abs(x=x) if p == 1 else node.mb.mul(x=x, y=x)
     mean = node.mb.avg_pool(
-        x=powers, kernel_sizes=kernel, strides=strides, pad_type="custom", pad=pads, exclude_padding_from_average=False
+        x=_powers(node, p),
+        kernel_sizes=kernel,
+        strides=strides,
+        pad_type="custom",
+        pad=pads,
+        exclude_padding_from_average=False,
     )
-    total = node.mb.mul(x=mean, y=np.float32(np.prod(kernel)))
-    return total if p == 1 else node.mb.sqrt(x=total)
+    return _root(node, node.mb.mul(x=mean, y=np.float32(np.prod(kernel))), p)
+
+
+def _powers(node: Node, p: float) -> Value:
+    """|x|^p."""
+    if p == 2:
+        return node.mb.mul(x=node[0], y=node[0])
+    size = node.mb.abs(x=node[0])
+    return size if p == 1 else node.mb.pow(x=size, y=np.float32(p))
+
+
+def _root(node: Node, total: Value, p: float) -> Value:
+    if p == 1:
+        return total
+    return node.mb.sqrt(x=total) if p == 2 else node.mb.pow(x=total, y=np.float32(1 / p))
 
 
 @lowers("GlobalAveragePool", "GlobalMaxPool")
@@ -196,9 +211,8 @@ def _global_pool(node: Node) -> Value:
     return reduce(x=node[0], axes=axes, keep_dims=True)
 
 
-@lowers("GlobalLpPool", note="p = 1 or 2")
+@lowers("GlobalLpPool")
 def _global_lp_pool(node: Node) -> Value:
-    p = int(node.attr("p", 2))
-    node.only(p in (1, 2), f"p = {p}")
-    reduce = node.mb.reduce_l1_norm if p == 1 else node.mb.reduce_l2_norm
-    return reduce(x=node[0], axes=list(range(2, node.rank(0))), keep_dims=True)
+    p = float(node.attr("p", 2))
+    total = node.mb.reduce_sum(x=_powers(node, p), axes=list(range(2, node.rank(0))), keep_dims=True)
+    return _root(node, total, p)

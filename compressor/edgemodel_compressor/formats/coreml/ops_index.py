@@ -27,7 +27,8 @@ _REDUCE = {
 def _reduce(node: Node) -> Value:
     rank = node.rank(0)
     axes = node.ints("axes", 1)
-    if not axes and node.attr("noop_with_empty_axes", 0):
+    keep, nothing = bool(node.attr("keepdims", 1)), node.attr("noop_with_empty_axes", 0)
+    if not axes and nothing:
         return _elementwise(node)
     if rank == 0:
         return _elementwise(node)
@@ -36,7 +37,7 @@ def _reduce(node: Node) -> Value:
     kind = kind_of(x)
     if kind == "b":
         x = as_int(node, x)
-    result = getattr(node.mb, _REDUCE[node.op])(x=x, axes=chosen, keep_dims=bool(node.attr("keepdims", 1)))
+    result = getattr(node.mb, _REDUCE[node.op])(x=x, axes=chosen, keep_dims=keep)
     return as_bool(node, result) if kind == "b" else result
 
 

@@ -137,7 +137,10 @@ def _mean_variance_normalization(node: Node) -> Value:
 def _lp_normalization(node: Node) -> Value:
     axis, p = int(node.attr("axis", -1)), int(node.attr("p", 2))
     reduce = node.mb.reduce_l1_norm if p == 1 else node.mb.reduce_l2_norm
-    return node.mb.real_div(x=node[0], y=reduce(x=node[0], axes=[axis], keep_dims=True))
+    norm = reduce(x=node[0], axes=[axis], keep_dims=True)
+    # Zeros stay zeros.
+    divisor = node.mb.select(cond=node.mb.equal(x=norm, y=scalar(0)), a=scalar(1), b=norm)
+    return node.mb.real_div(x=node[0], y=divisor)
 
 
 @lowers("LRN", note="odd sizes, three or four axes")

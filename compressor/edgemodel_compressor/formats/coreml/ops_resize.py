@@ -51,6 +51,7 @@ def _resize(node: Node) -> Value:
 def _wanted(node: Node, rank: int) -> tuple[list[float], list[int] | None]:
     """Scales of all axes, and sizes where these were given."""
     axes = node.ints("axes") or list(range(rank))
+    policy = node.attr("keep_aspect_ratio_policy", "stretch")
     if node.op == "Upsample" or node.opset < 11:
         given = node.attr("scales") if node.attr("scales") is not None else node.const(1, "scales").reshape(-1)
         return [float(s) for s in given], None
@@ -58,7 +59,6 @@ def _wanted(node: Node, rank: int) -> tuple[list[float], list[int] | None]:
     shape = node.shape(0)
     if node.has(3):
         wanted = [int(s) for s in node.const(3, "sizes")]
-        policy = node.attr("keep_aspect_ratio_policy", "stretch")
         ratios = [w / shape[a] for w, a in zip(wanted, axes, strict=True)]
         if policy != "stretch":
             ratio = min(ratios) if policy == "not_larger" else max(ratios)
@@ -76,9 +76,8 @@ def _wanted(node: Node, rank: int) -> tuple[list[float], list[int] | None]:
 def _matrix(node: Node, size: int, out: int, scale: float, *, by_size: bool) -> Array:
     """[size, out]: what each output takes of each input."""
     skip = ("axes", "scales", "keep_aspect_ratio_policy")
-    attributes: dict[str, Any] = {
-        a.name: helper.get_attribute_value(a) for a in node.proto.attribute if a.name not in skip
-    }
+    names = [a.name for a in node.proto.attribute if a.name not in skip]
+    attributes: dict[str, Any] = {name: node.attr(name) for name in names}
     factors = numpy_helper.from_array(np.array([1, 1, 1, scale], np.float32), "scales")
     constants = [factors]
     inputs = ["x", "scales"]

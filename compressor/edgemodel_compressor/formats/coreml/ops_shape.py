@@ -209,7 +209,10 @@ def _depth_to_space(node: Node) -> Value:
 
 @lowers("SpaceToDepth")
 def _space_to_depth(node: Node) -> Value:
-    return node.mb.space_to_depth(x=node[0], block_size=int(node.attr("blocksize")))
+    block = int(node.attr("blocksize"))
+    if node.attr("mode", "DCR") == "CRD":
+        return node.mb.pixel_unshuffle(x=node[0], downscale_factor=block)
+    return node.mb.space_to_depth(x=node[0], block_size=block)
 
 
 @lowers("Trilu", note="with a constant k")

@@ -70,14 +70,14 @@ def prepare(model: Any, shapes: Shapes | None = None) -> Prepared:
     if model.functions:
         model = inliner.inline_local_functions(model)
     defaults = {t.name for t in model.graph.initializer}
+    if unknown := sorted(set(wanted) - {v.name for v in model.graph.input}):
+        raise InputError(f"shapes: the model has no input {', '.join(unknown)}")
     notes: list[str] = []
     names = Names()
     batch_words = _batch_words(model, defaults)
     inputs = [
         _input(value, wanted, batch_words, names, notes) for value in model.graph.input if value.name not in defaults
     ]
-    if unknown := sorted(set(wanted) - {i.onnx_name for i in inputs}):
-        raise InputError(f"shapes: the model has no input {', '.join(unknown)}")
     free = any(i.batch for i in inputs)
     outputs = tuple(_output(v, names, notes, free, batch_words) for v in model.graph.output)
     if free:

@@ -46,7 +46,10 @@ OPS = {name: lowering.note for name, lowering in sorted(LOWERINGS.items())} | {"
 TOLERANCE = {FLOAT32: 1e-4, FLOAT16: 2e-2}
 #: Relative rounding of half precision, and its smallest step.
 _HALF, _HALF_STEP = 2.0**-10, 2.0**-23
-_CASES, _SEED = 2, 0
+#: About the rounding of a sum of hundreds of products in single precision; and how much of its effect is let pass.
+_NUDGE, _NOISE_FACTOR = 1e-6, 4.0
+#: Rows that the check runs at most, and random ones where none are given.
+_MAX_CASES, _CASES, _SEED = 32, 2, 0
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def convert(
         encoding: one of `ENCODINGS`. `sparse` stores the zeros that the model has.
         compute: float32 or float16; None: float32 for the encoding float32, else float16, and float32 where that is
             not close enough (which the notes say).
-        feeds: rows to check the file with, first axis = rows, which also fix free axes; None: random ones.
+        feeds: rows to check the file with (at most 32 are run), first axis = rows; they also fix free axes. None:
+            random ones.
         shapes: sizes of free axes, by input name.
         tolerance: instead of `TOLERANCE`.
 
@@ -155,12 +159,28 @@ class _Cases:
         rows: of one run; None: the feeds as they are, in one run.
         answers: by ONNX name.
         tolerance: instead of `TOLERANCE`.
+        onnx: onnxruntime.
     """
 
     feeds: Arrays
     rows: int | None
     answers: Arrays
     tolerance: float | None
+    onnx: Run
+
+    def noise(self) -> float:
+        """How far onnxruntime's own answers move with the float inputs' last digits."""
+        rng = np.random.default_rng(_SEED)
+        moved = {
+            name: (a * (1 + _NUDGE * rng.standard_normal(a.shape))).astype(a.dtype) if a.dtype.kind == "f" else a
+            for name, a in self.feeds.items()
+        }
+        return compare_answers(_answers(self.onnx, moved, self.rows), self.answers, self.count).max_error
+
+    @property
+    def count(self) -> int:
+        """Number of cases."""
+        return 1 if self.rows is None else min(len(a) for a in self.feeds.values()) // self.rows
 
     @classmethod
     def of(cls, model: Any, built: Built, feeds: Arrays | None, tolerance: float | None) -> _Cases:
@@ -168,14 +188,15 @@ class _Cases:
         ports = built.prepared.inputs
         given = {p.onnx_name: np.asarray(feeds[p.onnx_name]) for p in ports} if feeds and ports else _random(ports)
         rows = _rows(ports, given)
+        if rows is not None:
+            given = {name: a[: max(_MAX_CASES // rows, 1) * rows] for name, a in given.items()}
         onnx = runner(open_session(model.SerializeToString()))
-        return cls(given, rows, _answers(onnx, given, rows), tolerance)
+        return cls(given, rows, _answers(onnx, given, rows), tolerance, onnx)
 
     def judge(self, path: Path) -> Equivalence:
         """The package at `path`, by the interpreter."""
         got = _answers(open_run(path), self.feeds, self.rows)
-        count = 1 if self.rows is None else min(len(a) for a in self.feeds.values()) // self.rows
-        return compare_answers(got, self.answers, count)
+        return compare_answers(got, self.answers, self.count)
 
 
 def _answers(run: Run, feeds: Arrays, rows: int | None) -> Arrays:
@@ -212,10 +233,16 @@ def _written(built: Built, dest: Path, encoding: str, compute: str, cases: _Case
         model = _mil_model(built, compute, Path(folder) / "whole.mlpackage")
         size = _save(model, built, whole)
         check = cases.judge(whole)
+        notes = list(built.notes)
         limit = TOLERANCE[compute] if cases.tolerance is None else cases.tolerance
         if not check.max_error <= limit:
-            raise _TooFarError(check.max_error, limit, compute)
-        notes = list(built.notes)
+            noise = cases.noise() if compute == FLOAT32 and cases.tolerance is None else 0.0
+            if not check.max_error <= _NOISE_FACTOR * noise:
+                raise _TooFarError(check.max_error, max(limit, _NOISE_FACTOR * noise), compute)
+            notes.append(
+                f"The model is sensitive to rounding: inputs changed by {_NUDGE:g} of themselves change onnxruntime's own"
+                f" answers by {noise:.2g}, so that an error of {check.max_error:.2g} is no sign of a wrong conversion"
+            )
         kept = whole
         if encoding not in (FLOAT32, FLOAT16):
             kept = Path(folder) / "small.zip"
@@ -337,7 +364,9 @@ def _check_weight(name: str, old: Array, new: Array, operation: Any, encoding: s
         # The scale is in half precision too, and multiplied by up to 127.
         allowed = _scales(operation, old) * 0.5 + slack + np.abs(new) * _HALF + 64 * _HALF_STEP
     else:
-        allowed = _nearest(np.unique(operation.attributes["lut"].astype(np.float64)), old) + 2 * slack
+        palette = np.unique(operation.attributes["lut"].astype(np.float64))
+        # Clusters were found before their centres were rounded.
+        allowed = _nearest(palette, old) + slack + np.abs(palette).max() * _HALF
     worst = float(np.max(np.abs(old - new) - allowed, initial=0.0))
     if worst > 0:
         raise InputError(

@@ -89,19 +89,19 @@ class Emitter:
         return self.reshape(self.op(code, merged, broadcast(*(t.shape for t in merged)), dtype), shape)
 
     def add(self, a: Tensor, b: Tensor | float) -> Tensor:
-        """a + b."""
+        """A + b."""
         return self.binary("ADD", a, b if isinstance(b, Tensor) else self.scalar(b, a))
 
     def sub(self, a: Tensor, b: Tensor | float) -> Tensor:
-        """a − b."""
+        """A − b."""
         return self.binary("SUB", a, b if isinstance(b, Tensor) else self.scalar(b, a))
 
     def mul(self, a: Tensor, b: Tensor | float) -> Tensor:
-        """a · b."""
+        """A · b."""
         return self.binary("MUL", a, b if isinstance(b, Tensor) else self.scalar(b, a))
 
     def div(self, a: Tensor, b: Tensor | float) -> Tensor:
-        """a / b."""
+        """A / b."""
         return self.binary("DIV", a, b if isinstance(b, Tensor) else self.scalar(b, a))
 
     def at_most(self, a: Tensor, b: Tensor | float) -> Tensor:
@@ -113,7 +113,7 @@ class Emitter:
         return self.binary("MAXIMUM", a, b if isinstance(b, Tensor) else self.scalar(b, a))
 
     def select(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """a where the condition holds, else b."""
+        """A where the condition holds, else b."""
         return self.broadcasting("SELECT_V2", [condition, a, b], a.dtype)
 
     def cast(self, x: Tensor, dtype: npt.DTypeLike) -> Tensor:
@@ -207,9 +207,9 @@ class Emitter:
         return self.op("GATHER", [x, indices], shape, axis=axis, batchDims=0)
 
     def dense(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x · weightᵀ + bias over the last axis; weight [out, in]."""
+        """X · weightᵀ + bias over the last axis; weight [out, in]."""
         shape = (*x.shape[:-1], weight.shape[0])
-        keep = {"keepNumDims": True} if len(shape) != 2 else {}
+        keep: dict[str, Any] = {"keepNumDims": True} if len(shape) != 2 else {}
         return self.op("FULLY_CONNECTED", [x, weight, bias], shape, **keep)
 
     def shape_vector(self, dims: Sequence[int]) -> Tensor:

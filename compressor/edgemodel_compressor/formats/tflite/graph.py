@@ -37,7 +37,7 @@ def is_free(shape: Sequence[int]) -> bool:
 
 
 def broadcast(*shapes: Sequence[int]) -> Shape:
-    """numpy's rule, with free dimensions kept; the shapes are known to fit."""
+    """Numpy's rule, with free dimensions kept; the shapes are known to fit."""
     rank = max((len(s) for s in shapes), default=0)
     result = []
     for axis in range(-rank, 0):

@@ -23,7 +23,9 @@ from .graph import Array, Free, Shape
 
 #: Rows of the second run; a dimension that is three times as large there grows with the batch.
 ROWS = 3
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def know(model: Any, feeds: Arrays | None = None, *, free: bool = True) -> Knowl
     shapes, _ = input_shapes(model, feeds)
     session = _session(model)
     one = _run(session, _feeds(model, shapes, feeds, 1))
-    many, notes = None, ()
+    many: Arrays | None = None
+    notes: tuple[str, ...] = ()
     if any(None in s for s in shapes.values()):
         if free:
             many, notes = _many(session, model, shapes, feeds, one)
@@ -165,9 +168,9 @@ def _one_known(name: str, one: Arrays, many: Arrays | None, *, static: bool) -> 
 
 def _session(model: Any) -> Any:
     """Every tensor an output."""
-    from edgemodel_compressor.formats.onnx_model import open_session
-
     import onnxruntime
+
+    from edgemodel_compressor.formats.onnx_model import open_session
 
     made = copy_of(model)
     del made.graph.output[:]

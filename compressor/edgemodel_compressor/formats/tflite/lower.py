@@ -27,8 +27,9 @@ from .emit import Emitter
 from .fuse import fuse
 from .graph import Free, Graph, Tensor, is_free
 from .kernels import refusal
-from .known import Known, Knowledge, input_shapes, inputs_of, know
+from .known import Knowledge, Known, input_shapes, inputs_of, know
 from .layout import Value, plain
+from .patterns import find_activations
 from .schema import LIMIT_BYTES
 from .site import AS_FLOAT, REGISTRY, NeedsFixedBatchError, Refused, Scope, Site, fetch
 
@@ -72,6 +73,7 @@ def lower(model: Any, feeds: Arrays | None = None, *, free_batch: bool = True) -
     if problems:
         return Lowered(Graph(), problems)
     knowledge = know(prepared, feeds, free=free_batch)
+    find_activations(prepared, knowledge.tensors)
     result = _lower(prepared, knowledge)
     if isinstance(result, Lowered):
         return result
@@ -162,9 +164,9 @@ def _lower(model: Any, knowledge: Knowledge) -> Lowered | str:
         problems.append(batch)
     if problems:
         return Lowered(graph, tuple(problems))
-    outputs = _outputs(model, scope, graph)
-    if outputs:
-        return Lowered(graph, outputs)
+    unfit = _outputs(model, scope, graph)
+    if unfit:
+        return Lowered(graph, unfit)
     graph.drop_dead()
     fuse(graph)
     return Lowered(graph, (), knowledge.notes, knowledge.free and any(is_free(t.shape) for t in graph.inputs.values()))
@@ -202,7 +204,9 @@ def _outputs(model: Any, scope: Scope, graph: Graph) -> tuple[str, ...]:
     for value in model.graph.output:
         known = scope.known[value.name]
         if known.dtype.name in AS_FLOAT or known.dtype.name not in _RIM:
-            problems.append(f"output {value.name!r} is {known.dtype}, which TFLite does not compute: cast it in the model")
+            problems.append(
+                f"output {value.name!r} is {known.dtype}, which TFLite does not compute: cast it in the model"
+            )
             continue
         scope.emit.node, scope.emit.exact = value.name, False
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def _conv(site: Site) -> None:
         if padding == "SAME":
             x, padding = e.pad(x, ((0, 0), *w.pads, (0, 0))), "VALID"
         dense = Window(w.kernel, (1, 1), w.dilations, w.pads)
-        y = _convolved(e, x, kernel, bias, dense, padding, groups)
+        y = _convolved(e, x, kernel, bias, dense, padding=padding, groups=groups, name=site.name(1))
         cuts = {a + 1: (0, int(y.shape[a + 1]), s) for a, s in enumerate(w.strides) if s > 1}
         give_spatial(site, e.slices(y, cuts))
         return
@@ -144,12 +145,12 @@ def _conv(site: Site) -> None:
             dilationHFactor=w.dilations[0], dilationWFactor=w.dilations[1], depthMultiplier=out // groups,
         )  # fmt: skip
     else:
-        y = _convolved(e, x, kernel, bias, w, padding, groups, name=site.name(1))
+        y = _convolved(e, x, kernel, bias, w, padding=padding, groups=groups, name=site.name(1))
     give_spatial(site, y)
 
 
 def _convolved(
-    e: Emitter, x: Tensor, kernel: Array, bias: Tensor, w: Window, padding: str, groups: int, name: str = "weight"
+    e: Emitter, x: Tensor, kernel: Array, bias: Tensor, w: Window, *, padding: str, groups: int, name: str
 ) -> Tensor:
     from .schema import enum
 
@@ -222,9 +223,7 @@ def _conv_transpose(site: Site) -> None:
     y = e.concat(parts, 3)
     more = [max(0, full[a] - reach[a]) for a in range(spatial)]
     y = e.pad(y, ((0, 0), (0, more[0]), (0, more[1]), (0, 0)))
-    cuts = {
-        1 + a: (starts[a], starts[a] + wanted[a], 1) for a in range(spatial) if starts[a] or full[a] != wanted[a]
-    }
+    cuts = {1 + a: (starts[a], starts[a] + wanted[a], 1) for a in range(spatial) if starts[a] or full[a] != wanted[a]}
     if cuts:
         y = e.slices(y, cuts)
     if site.has(2):
@@ -242,7 +241,13 @@ def _dilated(kernel: Array, dilations: tuple[int, ...]) -> Array:
 
 
 def _starts(
-    site: Site, x: Tensor, kernel: Array, attributes: dict[str, tuple[int, ...]], wanted: tuple[int, ...], *, one_d: bool
+    site: Site,
+    x: Tensor,
+    kernel: Array,
+    attributes: dict[str, tuple[int, ...]],
+    wanted: tuple[int, ...],
+    *,
+    one_d: bool,
 ) -> list[int]:
     """How much of the full result is cut off in front, as the operator's definition has it."""
     auto = str(site.attr("auto_pad", "NOTSET"))
@@ -288,7 +293,12 @@ def _pool(site: Site) -> None:
     channels = int(x.shape[-1])
     out = tuple(int(d) for d in site.out().shape[2:])
     w = _with_ceil(w, x.shape[1:3], (1, *out) if len(out) == 1 else out)
-    options = {"strideH": w.strides[0], "strideW": w.strides[1], "filterHeight": w.kernel[0], "filterWidth": w.kernel[1]}
+    options: dict[str, Any] = {
+        "strideH": w.strides[0],
+        "strideW": w.strides[1],
+        "filterHeight": w.kernel[0],
+        "filterWidth": w.kernel[1],
+    }
     if site.op == "MaxPool":
         x, padding = padded(e, x, w, float(np.finfo(np.float32).min))
         shape = _after(x, w, padding, channels)
@@ -310,9 +320,7 @@ def _pool(site: Site) -> None:
 def _with_ceil(w: Window, spatial: Shape, out: tuple[int, ...]) -> Window:
     """With as much padding behind as the output's size needs (`ceil_mode`), or less where a stride does not reach it."""
     pads = []
-    for size, extent, stride, (before, after), count in zip(
-        spatial, w.extent, w.strides, w.pads, out, strict=True
-    ):
+    for size, extent, stride, (before, after), count in zip(spatial, w.extent, w.strides, w.pads, out, strict=True):
         needed = (count - 1) * stride + extent - int(size) - before
         pads.append((before, max(needed, 0) if needed > after else after))
     return Window(w.kernel, w.strides, w.dilations, tuple(pads))

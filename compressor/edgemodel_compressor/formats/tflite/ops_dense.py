@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def flattened(site: Site) -> tuple[Tensor, Array] | None:
     return site.emit.reshape(source.held[source.perm], out), order
 
 
-def _producer(site: Site) -> object | None:
+def _producer(site: Site) -> Any | None:
     return site.scope.producers.get(site.name(0))
 
 
@@ -110,7 +111,7 @@ def _right(site: Site) -> Tensor | None:
 
 
 def _batch_matmul(e: Emitter, a: Tensor, b: Tensor, *, flipped: bool = False) -> Tensor:
-    """a · b, or a · bᵀ where `flipped`."""
+    """A · b, or a · bᵀ where `flipped`."""
     rank = max(len(a.shape), len(b.shape))
     if rank > 5:
         raise Refused(f"a matrix product of {rank} dimensions; TFLite's have 5 at most")
@@ -163,6 +164,6 @@ def _matrix(e: Emitter, x: Tensor, term: str, groups: list[list[str]], sizes: di
     order = [c for g in groups for c in g]
     moved = e.transpose(x, [term.index(c) for c in order])
     batch, rows, columns = groups
-    return e.reshape(moved, (*(sizes[c] for c in batch), product(sizes[c] for c in rows), product(sizes[c] for c in columns)))
-
-
+    return e.reshape(
+        moved, (*(sizes[c] for c in batch), product(sizes[c] for c in rows), product(sizes[c] for c in columns))
+    )

@@ -79,11 +79,11 @@ def _div(site: Site) -> None:
             if len(result.shape) == len(site.out().shape):
                 site.give(result, perm)
                 return
-        site.elementwise(lambda a, b: site.emit.div(a, b))
+        site.elementwise(site.emit.div)
         return
     if kind.name != "int32":
         raise Refused(f"TFLite divides float32 and int32, not {kind}")
-    site.elementwise(lambda a, b: site.emit.div(a, b))
+    site.elementwise(site.emit.div)
 
 
 def _is_power_of_two(value: float) -> bool:
@@ -180,7 +180,9 @@ def _cast_like(site: Site) -> None:
     to = kind_of(site.out().dtype)
     operands, perm = site.aligned([0], site.rank(0))
     x = operands[0]
-    site.give(site.emit.binary("NOT_EQUAL", x, site.emit.scalar(0, x), BOOL) if to == BOOL else site.emit.cast(x, to), perm)
+    site.give(
+        site.emit.binary("NOT_EQUAL", x, site.emit.scalar(0, x), BOOL) if to == BOOL else site.emit.cast(x, to), perm
+    )
 
 
 @lowers("Clip")
@@ -215,7 +217,7 @@ def _activation(site: Site) -> None:
 
 
 def _elu(e: Emitter, x: Tensor, alpha: float, gamma: float = 1.0) -> Tensor:
-    """gamma · (x where x > 0, alpha · (eˣ − 1) elsewhere); ELU has alpha 1."""
+    """Gamma · (x where x > 0, alpha · (eˣ − 1) elsewhere); ELU has alpha 1."""
     if alpha == 1:
         result = e.unary("ELU", x)
     else:
@@ -269,8 +271,13 @@ _ACTIVATIONS: dict[str, Callable[[Site], Compute]] = {
     "LeakyRelu": lambda s: lambda x: s.emit.unary("LEAKY_RELU", x, alpha=float(s.attr("alpha", 0.01))),
     "PRelu": _prelu,
     "Elu": lambda s: lambda x: _elu(s.emit, x, float(s.attr("alpha", 1.0))),
-    "Selu": lambda s: lambda x: _elu(
-        s.emit, x, float(s.attr("alpha", 1.67326319217681884765625)), float(s.attr("gamma", 1.05070102214813232421875))
+    "Selu": lambda s: (
+        lambda x: _elu(
+            s.emit,
+            x,
+            float(s.attr("alpha", 1.67326319217681884765625)),
+            float(s.attr("gamma", 1.05070102214813232421875)),
+        )
     ),
     "Celu": _celu,
     "ThresholdedRelu": _thresholded,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .emit import INDEX
@@ -53,7 +55,7 @@ def _gather_elements(site: Site) -> None:
     if is_free(site.shape()):
         raise NeedsFixedBatchError("its indices are those of one sample")
     axis = site.axis(0)
-    places = list(np.indices(indices.shape))
+    places: list[Array] = list(np.indices(indices.shape))
     places[axis] = np.where(indices < 0, indices + int(site.shape()[axis]), indices)
     where = site.emit.constant(np.stack(places, axis=-1).astype(INDEX), name="indices")
     site.give(site.emit.op("GATHER_ND", [site.get(0), where], site.out().shape))
@@ -93,7 +95,9 @@ def _arg(site: Site) -> None:
     code = "ARG_MAX" if site.op == "ArgMax" else "ARG_MIN"
     from .schema import enum
 
-    y = e.op(code, [x, e.constant(np.asarray([at], dtype=INDEX))], shape, np.int64, outputType=enum("TensorType", "INT64"))
+    y = e.op(
+        code, [x, e.constant(np.asarray([at], dtype=INDEX))], shape, np.int64, outputType=enum("TensorType", "INT64")
+    )
     kept = tuple(a - (a > axis) for a in perm if a != axis)
     if site.attr("keepdims", 1):
         y = e.reshape(y, permuted(out, perm))
@@ -124,7 +128,7 @@ def _cumsum(site: Site) -> None:
     axis = int(site.need_const(1, "axis").reshape(-1)[0]) % site.rank()
     perm = site.perm()
     at = site.emit.constant(np.asarray(perm.index(axis), dtype=INDEX))
-    options = {"exclusive": bool(site.attr("exclusive", 0)), "reverse": bool(site.attr("reverse", 0))}
+    options: dict[str, Any] = {"exclusive": bool(site.attr("exclusive", 0)), "reverse": bool(site.attr("reverse", 0))}
     x = site.get(0, perm)
     site.give(site.emit.op("CUMSUM", [x, at], x.shape, **options), perm)
 
@@ -155,7 +159,9 @@ def _one_hot(site: Site) -> None:
         raise Refused(f"indices of {kind}")
     out = site.out().shape
     axis = site.axis(-1, len(out))
-    values = [e.constant(np.asarray(depth, dtype=INDEX))] + [e.constant(np.asarray(v, dtype=site.dtype(2))) for v in (on, off)]
+    values = [e.constant(np.asarray(depth, dtype=INDEX))] + [
+        e.constant(np.asarray(v, dtype=site.dtype(2))) for v in (on, off)
+    ]
     site.give(e.op("ONE_HOT", [indices, *values], out, site.dtype(2), axis=-1 if axis == len(out) - 1 else axis))
 
 
@@ -167,5 +173,3 @@ def _reverse(site: Site) -> None:
         raise Refused("lengths that differ from the axis")
     x = site.get(0)
     site.give(site.emit.op("REVERSE_V2", [x, site.emit.indices([time])], x.shape))
-
-

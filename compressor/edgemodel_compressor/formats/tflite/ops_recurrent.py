@@ -65,7 +65,7 @@ def _recurrent(site: Site) -> None:
     for d in range(directions):
         backward = str(site.attr("direction", "forward")) == "reverse" or d == 1
         cell = _cell(site, d, gates, hidden, directions)
-        made, state, memory = _unrolled(site, x, cell, d, batch, layout, backward=backward)
+        made, state, memory = _unrolled(site, x, cell, d, batch=batch, layout=layout, backward=backward)
         outputs.append(made)
         states.append(state)
         memories.append(memory)
@@ -115,7 +115,7 @@ def _cell(site: Site, d: int, gates: int, hidden: int, directions: int) -> Cell:
     )  # fmt: skip
 
 
-def _initial(site: Site, i: int, d: int, batch: int, hidden: int, layout: int) -> Tensor:
+def _initial(site: Site, i: int, d: int, *, batch: int, hidden: int, layout: int) -> Tensor:
     e = site.emit
     if not site.has(i):
         return e.fill((batch, hidden), 0.0, np.float32)
@@ -124,7 +124,7 @@ def _initial(site: Site, i: int, d: int, batch: int, hidden: int, layout: int) -
 
 
 def _unrolled(
-    site: Site, x: Tensor, cell: Cell, d: int, batch: int, layout: int, *, backward: bool
+    site: Site, x: Tensor, cell: Cell, d: int, *, batch: int, layout: int, backward: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """All outputs [steps, batch, hidden], the last state, and the last memory cell."""
     e = site.emit
@@ -135,8 +135,8 @@ def _unrolled(
     parts = e.dense(x, e.constant(cell.input_weight, name=site.name(1)), e.constant(bias, name="bias"))
     rows = cell.gates * cell.hidden
     slices = e.many("UNPACK", [parts], [(batch, rows)] * steps, num=steps, axis=0)
-    state = _initial(site, 5, d, batch, cell.hidden, layout)
-    memory = _initial(site, 6, d, batch, cell.hidden, layout) if site.op == "LSTM" else None
+    state = _initial(site, 5, d, batch=batch, hidden=cell.hidden, layout=layout)
+    memory = _initial(site, 6, d, batch=batch, hidden=cell.hidden, layout=layout) if site.op == "LSTM" else None
     made: list[Tensor | None] = [None] * steps
     for t in reversed(range(steps)) if backward else range(steps):
         state, memory = step(e, slices[t], state, memory)
@@ -188,10 +188,7 @@ def _gru(site: Site, cell: Cell) -> tuple[Step, Array]:
         e.exact = True
         z, r = _cut(e, e.unary(f, gates), 2)
         e.exact = False
-        if before:
-            inner = e.mul(r, e.dense(state, new_weight, new_bias))
-        else:
-            inner = e.dense(e.mul(r, state), new_weight)
+        inner = e.mul(r, e.dense(state, new_weight, new_bias)) if before else e.dense(e.mul(r, state), new_weight)
         e.exact = True
         new = e.unary(g, e.add(e.cut(part, 1, 2 * n, 3 * n), inner))
         # z · (state − new) + new

@@ -18,10 +18,7 @@ def _reduce(site: Site) -> None:
     e, rank = site.emit, site.rank()
     axes = site.ints("axes", 1)
     if not axes:
-        if site.attr("noop_with_empty_axes", 0):
-            axes = ()
-        else:
-            axes = tuple(range(rank))
+        axes = () if site.attr("noop_with_empty_axes", 0) else tuple(range(rank))
     axes = tuple(a % rank for a in axes)
     floats = ("MEAN", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
     if site.dtype().kind != "f" and (_CODES[site.op] in floats or site.op in floats):

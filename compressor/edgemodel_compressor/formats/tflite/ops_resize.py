@@ -23,7 +23,9 @@ from .site import NeedsFixedBatchError, Refused, Site, lowers
 MAX_MATRIX = 4 * 2**20
 
 
-@lowers("Resize", "Upsample", note="all modes but tf_crop_and_resize; other axes than TFLite's kernels by matrix products")
+@lowers(
+    "Resize", "Upsample", note="all modes but tf_crop_and_resize; other axes than TFLite's kernels by matrix products"
+)
 def _resize(site: Site) -> None:
     e, shape, out = site.emit, site.shape(), site.out().shape
     if site.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
@@ -69,22 +71,22 @@ def _by_kernel(site: Site, x: Tensor, weights: dict[int, Array]) -> Tensor | Non
     size = e.indices([int(d) for d in out[2:]])
     shape = (x.shape[0], *out[2:], x.shape[3])
     for align, half in ((False, True), (True, False), (False, False)):
-        options = {"alignCorners": align, "halfPixelCenters": half}
-        if all(np.allclose(w, _bilinear(w.shape, align, half), atol=1e-6) for w in weights.values()):
+        options: dict[str, Any] = {"alignCorners": align, "halfPixelCenters": half}
+        if all(np.allclose(w, _bilinear(w.shape, align=align, half=half), atol=1e-6) for w in weights.values()):
             return e.op("RESIZE_BILINEAR", [x, size], shape, **options)
-        if all(np.array_equal(w, _nearest(w.shape, align, half)) for w in weights.values()):
+        if all(np.array_equal(w, _nearest(w.shape, align=align, half=half)) for w in weights.values()):
             return e.op("RESIZE_NEAREST_NEIGHBOR", [x, size], shape, **options)
     return None
 
 
-def _scale(n: int, m: int, align: bool) -> float:
+def _scale(n: int, m: int, *, align: bool) -> float:
     return (n - 1) / (m - 1) if align and m > 1 else n / m
 
 
-def _bilinear(shape: tuple[int, ...], align: bool, half: bool) -> Array:
+def _bilinear(shape: tuple[int, ...], *, align: bool, half: bool) -> Array:
     """TFLite's weights (kernels/internal/reference/resize_bilinear.h)."""
     m, n = shape
-    scale = _scale(n, m, align)
+    scale = _scale(n, m, align=align)
     at = (np.arange(m) + 0.5) * scale - 0.5 if half else np.arange(m) * scale
     low = np.maximum(np.floor(at), 0).astype(int)
     high = np.minimum(np.ceil(at), n - 1).astype(int)
@@ -96,13 +98,14 @@ def _bilinear(shape: tuple[int, ...], align: bool, half: bool) -> Array:
     return made
 
 
-def _nearest(shape: tuple[int, ...], align: bool, half: bool) -> Array:
+def _nearest(shape: tuple[int, ...], *, align: bool, half: bool) -> Array:
     """TFLite's weights (kernels/internal/reference/resize_nearest_neighbor.h)."""
     m, n = shape
-    scale = np.float32(_scale(n, m, align))
+    scale = np.float32(_scale(n, m, align=align))
     at = (np.arange(m, dtype=np.float32) + np.float32(0.5 if half else 0)) * scale
     index = np.floor(at + np.float32(0.5)) if align else np.floor(at)
-    return np.eye(n)[np.clip(index, 0, n - 1).astype(int)]
+    made: Array = np.eye(n)[np.clip(index, 0, n - 1).astype(int)]
+    return made
 
 
 def _weights(site: Site, axis: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .emit import INDEX
+from .emit import INDEX, Emitter
 from .graph import Free, Tensor
 from .layout import channels_last, permuted, plain
 from .site import NeedsFixedBatchError, Refused, Site, lowers
@@ -120,7 +120,8 @@ def _pad(site: Site) -> None:
     mode = str(site.attr("mode", "constant"))
     perm = site.perm()
     x, e = site.get(0, perm), site.emit
-    for axis, (before, after) in enumerate(pads):
+    for axis, pair in enumerate(pads):
+        before, after = pair
         at, size = perm.index(axis), int(shape[axis])
         if not (before or after):
             continue
@@ -128,11 +129,11 @@ def _pad(site: Site) -> None:
             raise NeedsFixedBatchError("it pads the batch")
         if before < 0 or after < 0:
             x = e.cut(x, at, max(0, -before), size - max(0, -after))
-            pads[axis] = before, after = max(0, before), max(0, after)
+            before, after = max(0, before), max(0, after)
+            pads[axis] = (before, after)
             size = int(x.shape[at])
         if mode != "constant" and (before or after):
-            order = np.pad(np.arange(size), (before, after), mode={"reflect": "reflect", "edge": "edge"}.get(mode, "wrap"))  # type: ignore[call-overload]
-            x = e.gather(x, e.indices(order), at)
+            x = _extended(e, x, at, (before, after), mode)
     if mode == "constant":
         value = site.attr("value", 0.0)
         if site.has(2):
@@ -143,6 +144,34 @@ def _pad(site: Site) -> None:
     site.give(x, perm)
 
 
+def _extended(e: Emitter, x: Tensor, axis: int, pads: tuple[int, int], mode: str) -> Tensor:
+    """By its own numbers along one axis: mirrored, the rim again and again, or around."""
+    size, (before, after) = int(x.shape[axis]), pads
+    if mode == "reflect":
+        if max(pads) >= size:
+            raise Refused(f"it reflects {max(pads)} of {size}; TFLite's MIRROR_PAD reflects less than all")
+        widths = [pads if a == axis else (0, 0) for a in range(len(x.shape))]
+        shape = tuple(size + before + after if a == axis else d for a, d in enumerate(x.shape))
+        return e.op("MIRROR_PAD", [x, e.constant(np.asarray(widths, dtype=INDEX), name="pads")], shape, mode=0)
+    if mode not in ("edge", "wrap"):
+        raise Refused(f"mode {mode}")
+    if mode == "wrap" and max(pads) > size:
+        raise Refused(f"it wraps {max(pads)} of {size}")
+    parts = [x]
+    for width, first in ((before, True), (after, False)):
+        if not width:
+            continue
+        if mode == "wrap":
+            part = e.cut(x, axis, size - width, size) if first else e.cut(x, axis, 0, width)
+        else:
+            rim = e.cut(x, axis, 0, 1) if first else e.cut(x, axis, size - 1, size)
+            repeats = [width if a == axis else 1 for a in range(len(x.shape))]
+            shape = tuple(width if a == axis else d for a, d in enumerate(x.shape))
+            part = e.op("TILE", [rim, e.indices(repeats)], shape)
+        parts = [part, *parts] if first else [*parts, part]
+    return e.concat(parts, axis)
+
+
 @lowers("Expand")
 def _expand(site: Site) -> None:
     out = site.out().shape
@@ -150,8 +179,7 @@ def _expand(site: Site) -> None:
     if tuple(map(int, x.shape)) == tuple(map(int, out)) and [type(d) for d in x.shape] == [type(d) for d in out]:
         site.give(x)
         return
-    if x.dtype == np.int64 or x.dtype == np.bool_ or len(out) <= 8:
-        site.give(site.emit.expand(site.emit.reshape(x, (1,) * (len(out) - len(x.shape)) + x.shape), out))
+    site.give(site.emit.expand(site.emit.reshape(x, (1,) * (len(out) - len(x.shape)) + x.shape), out))
 
 
 @lowers("Tile", note="constant repeats")

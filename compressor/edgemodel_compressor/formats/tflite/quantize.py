@@ -23,7 +23,7 @@ _OWN = frozenset({"ADD", "SUB", "MUL", "MEAN", "LEAKY_RELU", "HARD_SWISH", "PREL
 _SAME = frozenset({
     "RESHAPE", "TRANSPOSE", "CONCATENATION", "SPLIT", "STRIDED_SLICE", "PAD", "PADV2", "MAX_POOL_2D",
     "AVERAGE_POOL_2D", "GATHER", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH",
-    "TILE", "MAXIMUM", "MINIMUM", "REDUCE_MAX", "PACK", "UNPACK",
+    "TILE", "MIRROR_PAD", "MAXIMUM", "MINIMUM", "REDUCE_MAX", "PACK", "UNPACK",
 })  # fmt: skip
 #: Outputs of these have a scale that their kernels insist on: (scale, zero).
 _FIXED = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0), "SOFTMAX": (1 / 256, -128), "LOG_SOFTMAX": (16 / 256, 127)}
@@ -62,6 +62,15 @@ def sane(graph: Graph, ranges: Mapping[int, Range]) -> dict[int, Range]:
         if source is not None and id(source) in ranges:
             found[id(op.outputs[0])] = ranges[id(source)]
     return {i: r for i, r in found.items() if max(-r[0], r[1]) <= HUGE}
+
+
+def candidates(graph: Graph) -> set[int]:
+    """Ids of the float activations around operators that have int8 kernels: those whose ranges are needed."""
+    found: set[int] = set()
+    for op in graph.ops:
+        if not op.exact and (op.code in _PRODUCTS | _OWN | _SAME or op.code in _FIXED):
+            found.update(id(t) for t in (*_activations(op), *op.outputs) if t.dtype == np.float32)
+    return found
 
 
 def choose(graph: Graph, ranges: Mapping[int, Range], float_nodes: Collection[str] = ()) -> set[int]:
@@ -164,10 +173,8 @@ class _Rewriting:
         return Tensor(f"{tensor.name}/int8", tensor.shape, np.dtype(np.int8), None, _one(scale, zero))
 
     def _integer(self, op: Op) -> None:
-        if op.code in _WEIGHT_AXIS:
-            inputs = self._product_inputs(op)
-        else:
-            inputs = [self._operand(op, t) for t in op.inputs]
+        products = op.code in _WEIGHT_AXIS
+        inputs = self._product_inputs(op) if products else [self._operand(op, t) for t in op.inputs]
         outputs = []
         behind: list[Op] = []
         for tensor in op.outputs:

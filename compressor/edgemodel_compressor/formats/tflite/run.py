@@ -36,7 +36,10 @@ def interpreter(path: Path | bytes, *, threads: int = 1, delegates: bool = True,
         InputError: the package is missing, or LiteRT cannot read the file.
     """
     try:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        from ai_edge_litert.interpreter import (  # type: ignore[import-untyped]
+            Interpreter,
+            OpResolverType,
+        )
     except ImportError:
         raise InputError("TFLite models are run by LiteRT: install the extra `edgemodel[tflite]`") from None
     source = {"model_content": path} if isinstance(path, bytes) else {"model_path": str(path)}
@@ -67,7 +70,9 @@ def open_run(path: Path | bytes, *, threads: int = 1, delegates: bool = True) ->
     found = interpreter(path, threads=threads, delegates=delegates)
     signatures = found.get_signature_list()
     if SIGNATURE not in signatures:
-        raise InputError(f"the TFLite model has no signature {SIGNATURE!r}, so its inputs have no names: convert it again")
+        raise InputError(
+            f"the TFLite model has no signature {SIGNATURE!r}, so its inputs have no names: convert it again"
+        )
     try:
         runner = found.get_signature_runner(SIGNATURE)
         details = runner.get_input_details()

@@ -54,7 +54,7 @@ def classes() -> ModuleType:
         InputError: the package is not installed.
     """
     try:
-        from ai_edge_litert import schema_py_generated
+        from ai_edge_litert import schema_py_generated  # type: ignore[import-untyped]
     except ImportError:
         raise InputError("formats: TFLite needs the extra `edgemodel[tflite]`: install it") from None
     return schema_py_generated  # type: ignore[no-any-return]
@@ -77,7 +77,7 @@ def serialize(graph: Graph, *, description: str) -> bytes:
     Raises:
         InputError: it would be larger than a flatbuffer can be.
     """
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped]
 
     s = classes()
     tensors = graph.tensors()
@@ -139,7 +139,7 @@ class _Buffers:
         if tensor.data is None:
             return 0
         content = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8)
-        digest = hashlib.sha256(content).digest()
+        digest = hashlib.sha256(content.data).digest()
         if digest not in self._known:
             self._known[digest] = len(self.tables)
             self.tables.append(self._aligned(content))

@@ -27,7 +27,7 @@ AS_FLOAT = frozenset({"float16", "float64"})
 
 
 class Refused(Exception):  # noqa: N818
-    """This node cannot be converted; the message says why."""
+    """A node cannot be converted; the message says why."""
 
 
 class NeedsFixedBatchError(Refused):

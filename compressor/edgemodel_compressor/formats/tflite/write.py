@@ -30,9 +30,7 @@ from .worker import isolated_run
 FLOAT32, FLOAT16, INT8_WEIGHTS, INT8_FULL = "float32", "float16", "int8-weights", "int8-full"
 #: Largest relative error against the ONNX model, by encoding. Float: rounding in another order. The others are bounds
 #: against a broken file; whether the quality is enough is for the gates to say.
-TOLERANCE: Mapping[str, float] = MappingProxyType(
-    {FLOAT32: 1e-3, FLOAT16: 2e-2, INT8_WEIGHTS: 0.25, INT8_FULL: 0.75}
-)
+TOLERANCE: Mapping[str, float] = MappingProxyType({FLOAT32: 1e-3, FLOAT16: 2e-2, INT8_WEIGHTS: 0.25, INT8_FULL: 0.75})
 ENCODINGS = tuple(TOLERANCE)
 #: ONNX operator → what of it is converted; empty: all.
 OPS: Mapping[str, str] = MappingProxyType({op: REGISTRY[op][1] for op in sorted(REGISTRY)})
@@ -110,7 +108,9 @@ def convert(
     rows = _check_rows(model, feeds or calibration)
     notes = list(lowered.notes)
     content = serialize(lowered.graph, description=_DESCRIPTION)
-    check = _checked(onnx, content, rows, lowered, TOLERANCE[FLOAT32] if tolerance is None or encoding != FLOAT32 else tolerance)
+    check = _checked(
+        onnx, content, rows, lowered, TOLERANCE[FLOAT32] if tolerance is None or encoding != FLOAT32 else tolerance
+    )
     if encoding != FLOAT32:
         content, more = _encoded(lowered, content, encoding, calibration or {}, float_nodes)
         notes += more
@@ -123,17 +123,18 @@ def convert(
 def _encoded(
     lowered: Lowered, content: bytes, encoding: str, calibration: Arrays, float_nodes: Collection[str]
 ) -> tuple[bytes, tuple[str, ...]]:
-    from .quantize import quantize_full
+    from .quantize import candidates, quantize_full
     from .ranges import calibrate
     from .weights import halve_weights, quantize_weights
 
-    graph, notes = lowered.graph, ()
+    graph = lowered.graph
+    notes: tuple[str, ...]
     if encoding == FLOAT16:
         notes = halve_weights(graph, float_nodes)
     elif encoding == INT8_WEIGHTS:
         notes = quantize_weights(graph, float_nodes)
     else:
-        notes = quantize_full(graph, calibrate(graph, content, calibration), float_nodes)
+        notes = quantize_full(graph, calibrate(graph, content, calibration, wanted=candidates(graph)), float_nodes)
     return serialize(graph, description=f"{_DESCRIPTION}, {encoding}"), notes
 
 
@@ -153,7 +154,9 @@ def _check_rows(model: Any, given: Arrays | None) -> Arrays:
     fixed = next((s[0] for s in shapes.values() if s and s[0] is not None), None)
     rows = CHECKED_ROWS if fixed is None else fixed
     made = random_feeds(model, shapes, rows, seed=1)
-    if given and all(n in given and given[n].shape[1:] == a.shape[1:] and len(given[n]) >= (fixed or 1) for n, a in made.items()):
+    if given and all(
+        n in given and given[n].shape[1:] == a.shape[1:] and len(given[n]) >= (fixed or 1) for n, a in made.items()
+    ):
         return {n: np.ascontiguousarray(given[n][:rows].astype(a.dtype, copy=False)) for n, a in made.items()}
     return made
 

@@ -17,7 +17,9 @@ from . import (
     recurrent,
     reduction,
     resize,
+    sampling,
     shaping,
+    signal,
 )
 from .base import REGISTRY
 
@@ -28,5 +30,5 @@ OPS: Mapping[str, str] = {
 
 __all__ = [
     "OPS", "REGISTRY", "attention", "control", "convolution", "elementwise", "indexing", "linear", "normalization",
-    "pooling", "quantization", "recurrent", "reduction", "resize", "shaping",
+    "pooling", "quantization", "recurrent", "reduction", "resize", "sampling", "shaping", "signal",
 ]  # fmt: skip

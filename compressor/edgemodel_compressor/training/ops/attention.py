@@ -168,3 +168,28 @@ def _attend(call: Call, heads: tuple[Value, Value, Value], bias: Value, added: V
         seen = jnp.arange(queries)[:, None] + keys - queries >= jnp.arange(keys)[None]
         scores = jnp.where(seen, scores, np.finfo(np.float32).min)
     return jax.nn.softmax(scores, -1) @ v
+
+
+@op("LinearAttention", traced=True)
+def _linear_attention(call: Call, q: Value, k: Value, v: Value, *optional: Value) -> tuple[Value, Value]:
+    state, decay, beta = (*optional, *(None,) * 3)[:3]
+    queries, keys = int(call.get("q_num_heads")), int(call.get("kv_num_heads"))
+    rule = call.get("update_rule", "gated_delta")
+    q, k, v = _heads(q, queries), _heads(k, keys), _heads(v, keys)
+    scale = float(call.get("scale", 0.0)) or 1 / math.sqrt(q.shape[-1])
+    if state is None:
+        state = jnp.zeros((*k.shape[:2], k.shape[-1], v.shape[-1]), q.dtype)
+    one = jnp.ones((q.shape[0], 1, q.shape[2], 1), q.dtype)
+    gate = jnp.exp(_heads(decay, keys)) if rule in ("gated", "gated_delta") else one
+    rate = _heads(beta, beta.shape[-1]) if rule in ("delta", "gated_delta") else one
+
+    def step(s: Value, now: tuple[Value, ...]) -> tuple[Value, Value]:
+        q_t, k_t, v_t, gate_t, rate_t = now
+        s = s * gate_t[..., None]
+        if rule in ("delta", "gated_delta"):
+            v_t = rate_t * (v_t - jnp.einsum("bhdm,bhd->bhm", s, k_t))
+        s = s + k_t[..., :, None] * v_t[..., None, :]
+        return s, scale * jnp.einsum("bhd,bhdm->bhm", q_t, jnp.repeat(s, queries // keys, 1))
+
+    last, y = jax.lax.scan(step, state, tuple(jnp.moveaxis(t, 2, 0) for t in (q, k, v, gate, rate)))
+    return _joined(jnp.moveaxis(y, 0, 2)), last

@@ -53,6 +53,10 @@ class _Poison:
 POISON = _Poison()
 
 
+class _PoisonedError(Exception):
+    """A subgraph has no outputs, as one of its nodes failed, which has been said."""
+
+
 @dataclass(frozen=True)
 class Interpreter:
     """One pass over a model.
@@ -111,7 +115,13 @@ class Interpreter:
                 raise NodeError(label, f"graphs are nested more than {MAX_NESTING} deep", unsupported=True)
             names = [i.name for i in graph.input]
             inner = self.run(graph, {**values, **dict(zip(names, given, strict=True))}, nesting + 1)
-            return tuple(inner[o.name] for o in graph.output)
+            missing = [o.name for o in graph.output if o.name not in inner]
+            if missing:
+                raise NodeError(label, f"nothing in its graph makes {missing[0]!r}", unsupported=False)
+            outputs = tuple(inner[o.name] for o in graph.output)
+            if any(value is POISON for value in outputs):
+                raise _PoisonedError
+            return outputs
 
         try:
             static = not conversion.traced and all(is_static(value) for value in inputs)
@@ -122,6 +132,8 @@ class Interpreter:
                 results = conversion.function(call, *inputs)
         except NotConvertibleError as error:
             raise NodeError(label, str(error), unsupported=True) from None
+        except _PoisonedError:
+            return (POISON,) * len(node.output)
         except NodeError:
             raise
         except Exception as error:  # whatever numpy and JAX raise at shapes and types that do not fit

@@ -201,7 +201,8 @@ def _depth_to_space(call: Call, x: Value) -> Value:
 def _space_to_depth(call: Call, x: Value) -> Value:
     n, c, h, w = x.shape
     b = int(call.get("blocksize"))
-    return x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
+    order = (0, 1, 3, 5, 2, 4) if call.get("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).transpose(order).reshape(n, c * b * b, h // b, w // b)
 
 
 @op("Trilu", keep=(1,), since=14)

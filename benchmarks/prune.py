@@ -1,0 +1,173 @@
+"""What pruning saves, on real models: dense, pruned, pruned and quantized; bytes on the wire, quality, latency.
+
+    python benchmarks/prune.py [--only NAME] [--update-readme]
+
+Each file is measured as in benchmarks/compress.py: stored bytes (tar + zstd, what a node downloads), quality on labelled data,
+latency in alternating rounds with the source's. Nothing is searched for and nothing learns again: these are single steps, one shot,
+so that the rows show what each of them does. Fails where a promise is broken: a pruned file that is stored larger than the dense
+one, or a model with fewer channels that is not faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress import Bench, Row, environment
+from models import ROOT, BenchModel, prepare
+
+from edgemodel_api.edgemodel import Activations, Granularity, Precision, PruneMethod, PruneStep, QuantizeStep, Structure
+from edgemodel_api.quantities import format_bytes, format_seconds
+from edgemodel_compressor.formats.onnx_model import save_model
+from edgemodel_compressor.steps.encodings import encodings_for
+from edgemodel_compressor.steps.prepare import prepare as prepared
+from edgemodel_compressor.steps.prune import prune
+from edgemodel_compressor.steps.quantize import quantize
+from edgemodel_compressor.steps.weights import sparsity_of, weights
+
+BEGIN, END = "<!-- bench-prune:begin -->", "<!-- bench-prune:end -->"
+#: Models with labelled data.
+MODELS = ("file-type", "orientation")
+GLOBAL, RELATIVE = Granularity.GLOBAL, PruneMethod.MAX_RELATIVE
+PRUNED: tuple[tuple[str, PruneStep | None], ...] = (
+    ("dense", None),
+    ("30 % of the weights", PruneStep(sparsity="30%", granularity=GLOBAL, method=RELATIVE)),
+    ("60 % of the weights", PruneStep(sparsity="60%", granularity=GLOBAL, method=RELATIVE)),
+    ("2:4", PruneStep(pattern="2:4")),
+    ("5 % of the channels", PruneStep(sparsity="5%", granularity=GLOBAL, structure=Structure.CHANNELS)),
+    ("30 % of the channels", PruneStep(sparsity="30%", granularity=GLOBAL, structure=Structure.CHANNELS)),
+)
+QUANTIZED: tuple[tuple[str, QuantizeStep | None], ...] = (
+    ("float32", None),
+    ("int8 weights", QuantizeStep(precision=Precision.INT8, activations=Activations.NONE)),
+)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """One measured file, how it came about, and the numbers and zeros of its weights before they were quantized."""
+
+    pruning: str
+    encoding: str
+    numbers: int
+    zeros: float
+    row: Row
+
+
+def variants(bench: Bench, folder: Path) -> Iterator[Pruned]:
+    """Each pruning in each encoding, measured."""
+    source = prepared(bench.source.proto)
+    for pruning, step in PRUNED:
+        model = source if step is None else prune(source, step).model
+        for encoding, quantization in QUANTIZED:
+            found = weights(model)
+            numbers, zeros = sum(w.size for w in found), sparsity_of(found)
+            path = folder / "candidate.onnx"
+            save_model(_quantized(model, quantization), path)
+            yield Pruned(pruning, encoding, numbers, zeros, bench.measure(pruning, path, None))
+
+
+def _quantized(model: Any, step: QuantizeStep | None) -> Any:
+    return model if step is None else quantize(model, step, encodings_for(step, ["linux/amd64"])[0]).model
+
+
+def broken(rows: list[Pruned]) -> list[str]:
+    """Promises that the rows break."""
+    dense = {r.encoding: r.row.stored for r in rows if r.pruning == "dense"}
+    problems = [
+        f"{r.row.model}: {r.pruning}, {r.encoding}: {r.row.stored} bytes stored, and {dense[r.encoding]} dense"
+        for r in rows
+        if r.pruning != "dense" and r.row.stored >= dense[r.encoding]
+    ]
+    fewest = next(r for r in rows if r.pruning == "30 % of the channels" and r.encoding == "float32")
+    if fewest.row.slowdown >= 0:
+        problems.append(f"{fewest.row.model}: {fewest.pruning} gone, and {fewest.row.slowdown:+.1%} latency")
+    return problems
+
+
+def line(found: Pruned, dense: Pruned) -> str:
+    """One row of the Markdown table."""
+    row = found.row
+    smaller = "" if found is dense else f" ({dense.row.stored / row.stored:.2f}× smaller)"
+    drop = "" if found is dense else f" ({-row.drop:+.2%})"
+    latency = dense.row.latency * (1 + row.slowdown) if found is not dense else row.latency
+    speed = "" if found is dense else f" ({1 / (1 + row.slowdown):.2f}× as fast)"
+    return (
+        f"| {row.model} | {found.pruning} | {found.encoding} | {found.numbers / 1e6:.2f} M | {found.zeros:.0%} |"
+        f" {format_bytes(row.stored)}{smaller} | {row.quality:.4f}{drop} | {format_seconds(latency)}{speed} |"
+    )
+
+
+def table(lines: list[str], models: list[BenchModel]) -> str:
+    """What the README shows."""
+    cpu = next(
+        (
+            x.partition(":")[2].strip()
+            for x in Path("/proc/cpuinfo").read_text().splitlines()
+            if x.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    head = (
+        "| model | pruned | weights as | numbers | zeros | stored | quality (change) | median latency |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    note = (
+        f"`make bench-prune` on {os.cpu_count()} cores of {cpu}, one thread; models: {'; '.join(f'{m.name} ({m.kind}, {m.metric})' for m in models)}."
+        " One shot, without learning again. Weights by `MaxRelative` over the whole model, channels by `MinAbsolute`. *stored* is the zstd"
+        " layer that a node downloads: zeros are small there. onnxruntime computes with zeros as with any number, so only fewer channels"
+        " are faster; 2:4 is for accelerators that skip them."
+    )
+    return "\n".join([head, *lines, "", note])
+
+
+def update(readme: Path, text: str) -> None:
+    """Put the table between its marks.
+
+    Raises:
+        SystemExit: the file has no marks.
+    """
+    content = readme.read_text()
+    if BEGIN not in content or END not in content:
+        sys.exit(f"{readme.name} lacks the marks {BEGIN} and {END}")
+    before, after = content.partition(BEGIN)[0], content.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main() -> int:
+    """0; 1 when a promise is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=MODELS, help="one model")
+    parser.add_argument("--workdir", type=Path, default=ROOT / ".edgemodel/bench", help="for models and their packages")
+    parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
+    options = parser.parse_args()
+    environment(options.workdir / "venv")
+    packages = next((options.workdir / "venv/lib").glob("python*/site-packages"))
+    wanted = MODELS if options.only is None else (options.only,)
+    models = [m for m in prepare(options.workdir / "models", packages) if m.name in wanted]
+    lines: list[str] = []
+    problems: list[str] = []
+    for model in models:
+        print(f"{model.name} …", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix="edgemodel-bench-") as name:
+            rows = list(variants(Bench(model, Path(name)), Path(name)))
+        lines += [line(r, rows[0]) for r in rows]
+        problems += broken(rows)
+    text = table(lines, models)
+    print(text)
+    if options.update_readme and options.only is None:
+        update(ROOT / "README.md", text)
+    for problem in problems:
+        print(f"broken promise: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

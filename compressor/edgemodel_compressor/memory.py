@@ -1,0 +1,230 @@
+"""How much memory a Job will take, before it takes it, against what it may take.
+
+The estimate is of the resident memory of the Job's process and its children together, and holds for what was measured:
+`benchmarks/memory.py` prints estimate and peak side by side.
+
+Large models (`formats.kept`) are worked on one tensor at a time, and their sessions map the weights:
+
+    base + max(step · largest tensor, weights + run · largest tensor, float weights · 1.05 + child)
+
+- base: interpreter, numpy, onnx and onnxruntime of the Job and of one worker.
+- step: what a step allocates for one tensor, in units of its float32 bytes.
+- run: a lean session turns one stored tensor at a time into floats.
+- child: a process that serves the source, whose packed weights take its size once more; others are only measured where
+  they take less than 1.5 times their float weights (`evaluate.serving`).
+
+Integer computing (activations Static or Dynamic) of a large model needs it as one message, in onnxruntime's quantizer and
+again in ours: `INTEGER_FACTOR` times its size.
+
+Small models are held in memory as a whole, several times: source, prepared, pruned, candidate, its file, and sessions of
+source and candidate with packed weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edgemodel_api.edgemodel import Activations, Granularity, Precision, Step
+from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import format_bytes
+from edgemodel_api.reasons import INSUFFICIENT_MEMORY
+
+from .evaluate.serving import CHILD_BYTES
+from .formats import kept
+from .formats.walk import weight_sizes
+from .reading import open_to_read
+
+BASE_BYTES = 200 * 2**20
+#: Of the largest tensor's bytes, as float32.
+READ_FACTOR, RUN_FACTOR, HALF_FACTOR, INT8_FACTOR, INT4_FACTOR = 1.5, 2.5, 3.0, 4.0, 18.0
+PRUNE_FACTOR, PRUNE_CHANNEL_FACTOR = 4.0, 8.0
+SERVED_FACTOR = 1.05
+INTEGER_FACTOR = 6.0
+SMALL_FACTOR = 8.0
+#: Version 2, version 1.
+_CGROUP = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a source, before it is loaded.
+
+    Attributes:
+        weights: bytes of all initializers.
+        largest: of the largest.
+        file: of the ONNX file itself.
+    """
+
+    weights: int
+    largest: int
+    file: int
+
+    @property
+    def large(self) -> bool:
+        """Whether its weights will be kept outside."""
+        return max(self.weights, self.file) >= kept.LARGE_BYTES
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peak of a Job.
+
+    Attributes:
+        peak: bytes.
+        phase: what takes them, for people.
+    """
+
+    peak: int
+    phase: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a Job may take.
+
+    Attributes:
+        memory_bytes: the limit.
+        source: who says so, for people.
+        change: what to do about it, for people.
+    """
+
+    memory_bytes: int
+    source: str
+    change: str
+
+
+def sizes_of(path: Path) -> Sizes:
+    """What an ONNX file says of its weights. It may be hostile: the numbers are what it claims.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with open_to_read(path, f"model {path.name}") as file:
+        size = os.fstat(file.fileno()).st_size
+        weights, largest = weight_sizes(file.fileno(), size)
+    return Sizes(weights, largest, size)
+
+
+def predict(sizes: Sizes, steps: Iterable[Step] | None) -> Estimate:
+    """The peak of a Job with these steps; None: a search."""
+    if not sizes.large:
+        size = max(sizes.weights, sizes.file)
+        return Estimate(BASE_BYTES + int(SMALL_FACTOR * size), "the model, its candidates and their sessions")
+    phases = {
+        "reading one tensor at a time": READ_FACTOR * sizes.largest,
+        "a session that maps the weights": sizes.weights + RUN_FACTOR * sizes.largest,
+        "serving the source in a process of its own": SERVED_FACTOR * sizes.weights + CHILD_BYTES,
+    }
+    for name, factor in _of_steps(steps):
+        phases[name] = factor * (sizes.weights if name.startswith("integer") else sizes.largest)
+    phase = max(phases, key=lambda name: phases[name])
+    return Estimate(BASE_BYTES + int(phases[phase]), phase)
+
+
+def limit(root: Path = Path("/")) -> Limit:
+    """The smallest of the container's limit and what this machine has free.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    free = psutil.virtual_memory().available
+    found = Limit(free, "free on this machine", "close other programs, or use a machine with more memory")
+    for name in _CGROUP:
+        try:
+            text = (root / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < found.memory_bytes:
+            change = (
+                "raise job.memory of the chart (--job-memory of the operator), or the container's memory limit where you run"
+                " it yourself"
+            )
+            found = Limit(int(text), "the memory limit of the Job's container", change)
+    return found
+
+
+def check(path: Path, steps: Iterable[Step] | None, allowed: Limit | None = None) -> Estimate:
+    """Before any work: does it fit?
+
+    Args:
+        path: the source's ONNX file.
+        steps: of the Job; None: a search.
+        allowed: default: `limit()`.
+
+    Raises:
+        InputError: reason InsufficientMemory, with both numbers and what to set.
+    """
+    sizes = sizes_of(path)
+    steps = None if steps is None else tuple(steps)
+    found, allowed = predict(sizes, steps), allowed or limit()
+    if found.peak <= allowed.memory_bytes:
+        return found
+    hint = ""
+    if found.phase.startswith("integer"):
+        hint = "; or quantize weights only (activations: None), which works tensor by tensor"
+    raise InputError(
+        f"compressing this model takes about {format_bytes(found.peak)} of memory ({found.phase}; its weights are"
+        f" {format_bytes(sizes.weights)}, the largest tensor {format_bytes(sizes.largest)}), and"
+        f" {format_bytes(allowed.memory_bytes)} are {allowed.source}: {allowed.change} to at least"
+        f" {format_bytes(_rounded(found.peak))}{hint}",
+        reason=INSUFFICIENT_MEMORY,
+    )
+
+
+def whole(model: Any, what: str) -> Any:
+    """A large model as one message, for what cannot work tensor by tensor; a small one as it is.
+
+    Args:
+        model: a ModelProto.
+        what: needs it, for the message.
+
+    Raises:
+        InputError: beyond protobuf's limit (reason NotSupported), or it does not fit (reason InsufficientMemory).
+    """
+    size = sum(kept.length_of(t) for t in kept.kept_tensors(model))
+    if size:
+        needed, allowed = BASE_BYTES + int(INTEGER_FACTOR * size), limit()
+        made = kept.inlined(model, what=what) if needed <= allowed.memory_bytes or size >= kept.PROTOBUF_LIMIT else None
+        if made is None:
+            raise InputError(
+                f"{what} needs the whole model in memory several times, about {format_bytes(needed)}, and"
+                f" {format_bytes(allowed.memory_bytes)} are {allowed.source}: {allowed.change} to at least"
+                f" {format_bytes(_rounded(needed))}; or quantize weights only (activations: None), which works tensor by"
+                " tensor",
+                reason=INSUFFICIENT_MEMORY,
+            )
+        return made
+    return model
+
+
+def _of_steps(steps: Iterable[Step] | None) -> list[tuple[str, float]]:
+    if steps is None:
+        # A search tries what works tensor by tensor; for integer computing see `formats.kept.inlined`.
+        return [("pruning one tensor", PRUNE_FACTOR), ("storing one tensor as int4", INT4_FACTOR)]
+    found = []
+    for step in steps:
+        if step.prune is not None:
+            whole_scores = step.prune.granularity is not Granularity.TENSOR or step.prune.pattern is not None
+            found.append(("pruning one tensor", PRUNE_CHANNEL_FACTOR if whole_scores else PRUNE_FACTOR))
+        if (quantize := step.quantize) is not None:
+            if quantize.precision is Precision.FLOAT16:
+                found.append(("storing one tensor as float16", HALF_FACTOR))
+            elif quantize.precision is Precision.INT4:
+                found.append(("storing one tensor as int4", INT4_FACTOR))
+            elif quantize.activations is Activations.NONE:
+                found.append(("storing one tensor as int8", INT8_FACTOR))
+            else:
+                found.append(("integer computing, which needs the whole model in memory", INTEGER_FACTOR))
+    return found
+
+
+def _rounded(size: int) -> int:
+    """Up, to what people write into a manifest."""
+    unit = 2**28
+    return -(-size // unit) * unit

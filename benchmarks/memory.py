@@ -5,7 +5,7 @@
 A stack of transformer blocks is generated with its weights as external data (seeded, so that every run has the same
 bytes). Each recipe is a whole compression Job in a process of its own: fetch, check, first run, steps, quality, clocks,
 packing and storing. Its memory is sampled with all of its children: the sum of their proportional set sizes (Pss: pages
-that two processes share count once), every 20 ms. Pages of mapped files count, though the kernel may take them back.
+that two processes share count once), every 50 ms. Pages of mapped files count, though the kernel may take them back.
 
 Peers run in processes of their own, with the same sampling, and are ended when they take more than --limit. They only
 transform: no check, no quality, no clocks, no artifact.
@@ -31,10 +31,13 @@ import onnx
 import psutil
 from onnx import TensorProto, helper, numpy_helper
 
+from edgemodel_api.edgemodel import Step
+from edgemodel_compressor.memory import predict, sizes_of
+
 WIDTH, LENGTH, WORDS, CLASSES, HEADS = 1024, 8, 1000, 10, 8
 #: float32 bytes of one block: 4 matrices of attention and 2 of the feed-forward part.
 BLOCK_BYTES = 4 * 12 * WIDTH * WIDTH
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS = 0.05
 ALIGNMENT = 4096
 
 RECIPES: dict[str, list[dict[str, Any]]] = {
@@ -63,13 +66,11 @@ class Measured:
 
     Attributes:
         peak: bytes, the sum of their Pss.
-        largest: bytes, the largest resident set of one of them.
         seconds: wall time.
         ending: empty: it did its work; else why not.
     """
 
     peak: int
-    largest: int
     seconds: float
     ending: str
 
@@ -143,13 +144,11 @@ def generate(path: Path, blocks: int, *, seed: int = 0) -> int:
 
 def measure(command: list[str], *, limit: int, log: Path, cwd: Path) -> Measured:
     """Run it to its end, or until it takes more than `limit` bytes."""
-    started, peak, largest, ending = time.monotonic(), 0, 0, ""
+    started, peak, ending = time.monotonic(), 0, ""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True)
         while process.poll() is None:
-            sizes = list(_sizes(process.pid))
-            peak = max(peak, sum(pss for pss, _ in sizes))
-            largest = max([largest, *(rss for _, rss in sizes)])
+            peak = max(peak, sum(_sizes(process.pid)))
             if peak > limit:
                 os.killpg(process.pid, signal.SIGKILL)
                 ending = f"ended at the limit of {limit / 2**30:.1f} GiB"
@@ -157,10 +156,11 @@ def measure(command: list[str], *, limit: int, log: Path, cwd: Path) -> Measured
     if process.returncode and not ending:
         lines = log.read_text(errors="replace").strip().splitlines()
         ending = lines[-1][:300] if lines else f"exit code {process.returncode}"
-    return Measured(peak, largest, time.monotonic() - started, ending)
+    return Measured(peak, time.monotonic() - started, ending)
 
 
-def _sizes(pid: int) -> Iterator[tuple[int, int]]:
+def _sizes(pid: int) -> Iterator[int]:
+    """Proportional set size of a process and each of its children."""
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
@@ -170,12 +170,13 @@ def _sizes(pid: int) -> Iterator[tuple[int, int]]:
             text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines()[1:] if "kB" in line}
-        yield found.get("Pss", 0), found.get("Rss", 0)
+        yield from (int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
 
 
-def run_recipe(name: str, model: Path, folder: Path, *, limit: int) -> tuple[Measured, dict[str, Any]]:
-    """A Job with these steps, and its result."""
+def run_recipe(
+    name: str, model: Path, folder: Path, *, limit: int, keep: bool = False
+) -> tuple[Measured, dict[str, Any]]:
+    """A Job with these steps, and its result; `keep`: the artifact stays in the folder `layout`."""
     work = folder / "job"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -197,8 +198,9 @@ def run_recipe(name: str, model: Path, folder: Path, *, limit: int) -> tuple[Mea
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "edgemodel_compressor", "--job", str(folder / "job.json"), "--result", str(result)]
     found = measure(command, limit=limit, log=folder / "job.log", cwd=folder)
-    shutil.rmtree(folder / "layout", ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(folder / "layout", ignore_errors=True)
     return found, json.loads(result.read_text()) if result.exists() else {}
 
 
@@ -228,12 +230,13 @@ def main() -> int:
     size = generate(model, max(1, round(given.gigabytes * 1e9 / BLOCK_BYTES))) + model.stat().st_size
     limit = int(given.limit * 2**30)
     print(f"source: {size} bytes, onnx {onnx.__version__}", flush=True)
-    print("| what | peak (GB) | peak / source | largest process / source | seconds | ended |", flush=True)
+    print("| what | peak (GB) | peak / source | predicted / source | seconds | ended |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
     worst, failed = 0.0, False
     for name in (n for n in RECIPES if given.only in n):
         found, result = run_recipe(name, model, folder, limit=limit)
-        _row(f"edgemodel {name}", found, size)
+        steps = [Step.model_validate(s) for s in RECIPES[name]]
+        _row(f"edgemodel {name}", found, size, f"{predict(sizes_of(model), steps).peak / size:.2f}")
         worst = max(worst, found.peak / size)
         failed |= result.get("outcome") not in ("Succeeded", "Refused")
         print(f"  {result.get('outcome')}: {result.get('message', '') or found.ending}", file=sys.stderr)
@@ -244,8 +247,8 @@ def main() -> int:
     return int(failed or worst > given.bound)
 
 
-def _row(name: str, found: Measured, size: int) -> None:
-    numbers = f"{found.peak / 1e9:.2f} | {found.peak / size:.2f} | {found.largest / size:.2f} | {found.seconds:.0f}"
+def _row(name: str, found: Measured, size: int, predicted: str = "") -> None:
+    numbers = f"{found.peak / 1e9:.2f} | {found.peak / size:.2f} | {predicted} | {found.seconds:.0f}"
     print(f"| {name} | {numbers} | {found.ending} |", flush=True)
 
 

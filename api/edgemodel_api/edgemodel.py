@@ -148,6 +148,15 @@ class Source(RemoteFile):
 
     data_sha256: DataSha256 | None = None
 
+    rules = (
+        *RemoteFile.rules,
+        Rule(
+            "!has(self.dataSha256) || !['https:', 's3:'].exists(p, self.uri.startsWith(p))",
+            "dataSha256 is for file, pvc and oci: by https and s3 one file comes, which can have no external data",
+            lambda s: s.data_sha256 is None or not s.uri.startswith(("https:", "s3:")),
+        ),
+    )
+
 
 class CalibrationData(RemoteFile):
     """`.npz` whose arrays are named as the model's inputs, first axis = samples."""

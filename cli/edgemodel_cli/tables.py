@@ -74,7 +74,8 @@ def diagnosis_lines(report: CompressionReport | None) -> RenderableType:
         return Group()
     lines = []
     if found.nearest is not None:
-        misses = ", ".join(f"{gate} by {by:.1%} of its limit" for gate, by in found.missing.items())
+        known = {gate: f"{gate} by {by:.1%} of its limit" for gate, by in found.missing.items()}
+        misses = ", ".join(known.get(gate, gate) for gate in dict.fromkeys((*found.gates, *found.missing)))
         lines.append(f"nearest: {found.nearest}{f' (misses {misses})' if misses else ''}")
     if found.costly_layers:
         lines.append(f"layers that cost most quality: {', '.join(found.costly_layers)}")

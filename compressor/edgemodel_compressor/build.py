@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 from edgemodel_api.edgemodel import Schedule
 from edgemodel_api.errors import InputError
-from edgemodel_oci.companion import companion
+from edgemodel_oci.companion import remove_model
 
 from . import allocate, mixture
 from .allocate import Option
 from .evaluate.quality import Evaluator
 from .evaluate.runner import Batches
+from .formats.kept import release
 from .formats.onnx_model import save_model
 from .learn import Learner
 from .progress import Report, counter
@@ -152,7 +152,7 @@ class Builder:
         Raises:
             InputError: the model cannot be judged node by node.
         """
-        action = next(iter(recipe.quantizes), None)
+        action = next(iter(recipe.telling), None)
         if action is None:
             return {}
         base = self._base(())
@@ -174,9 +174,14 @@ class Builder:
         """
         draft = self.work_dir / "candidate.onnx"
         digest, size = save_model(applied.model, draft)
+        self._forget(applied.model)
         path = self.work_dir / f"{digest}.onnx"
         draft.replace(path)
         return Built(path, digest, size, applied.quantized, applied.notes, applied.sparsity)
+
+    def _forget(self, model: Any) -> None:
+        """What the steps wrote for a large model is no longer needed, unless a model that stays refers to it."""
+        release(model, keep=[self.prepared, *(b.model for b in self._bases.values())])
 
     def _base(self, reshapes: tuple[Reshape, ...]) -> _Base:
         if not reshapes and reshapes not in self._bases:
@@ -184,7 +189,7 @@ class Builder:
         if reshapes not in self._bases:
             # Models may be large: the unpruned one and those on the way to the last pruned one are enough.
             for key in [k for k in self._bases if k != reshapes[: len(k)]]:
-                del self._bases[key]
+                self._forget(self._bases.pop(key).model)
             self._bases[reshapes] = self._reshaped(self._base(reshapes[:-1]), reshapes[-1])
         return self._bases[reshapes]
 
@@ -254,10 +259,5 @@ class Builder:
 
 
 def discard(path: Path) -> None:
-    """Remove a model file, and the external data of a large one."""
-    beside = None
-    with contextlib.suppress(InputError, OSError):
-        beside = companion(path)
-    path.unlink(missing_ok=True)
-    if beside is not None:
-        beside.path.unlink(missing_ok=True)
+    """Remove a model file, and the external data of a large one unless another candidate has the same."""
+    remove_model(path)

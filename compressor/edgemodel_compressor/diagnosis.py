@@ -72,7 +72,9 @@ def diagnose(
     """
     near = nearest(candidates, which)
     misses = missed(near, which) if near is not None else {}
-    finite = {gate: round(by, 4) for gate, by in misses.items() if math.isfinite(by)}
+    # Of a limit of 0 there is no fraction.
+    zero = {r.gate for r in near.refusals if not r.limit} if near is not None else set()
+    finite = {gate: round(by, 4) for gate, by in misses.items() if math.isfinite(by) and gate not in zero}
     return Diagnosis(
         gates=tuple(misses),
         nearest=near.name if near is not None else None,
@@ -167,7 +169,7 @@ _SHOWN: Mapping[str, Callable[[float], str]] = {
     gates.SLOWDOWN: percent_above,
     gates.SIZE: lambda value: f"{math.ceil(value / _KIB)}Ki",
     gates.MEMORY: lambda value: f"{math.ceil(value / _KIB)}Ki",
-    gates.LATENCY: lambda value: f"{math.ceil(value * 1e6)}us",
+    gates.LATENCY: lambda value: f"{math.ceil(value * 1e6) / 1e3:g}ms",
 }
 
 

@@ -24,6 +24,7 @@ from .evaluate.runner import Arrays, Run, runner
 from .formats.lean import LeanSession
 from .formats.onnx_model import open_session
 from .formats.probe import probe
+from .gates import EPSILON
 from .tensor_spec import TensorSpec
 
 SCREEN_SAMPLES = 256
@@ -155,7 +156,7 @@ class Court:
         if known.rows is None:
             return False
         quality = self.quality(known)
-        return known.complete or not full or quality is None or self.evaluator.over(quality, self.limit)
+        return known.complete or not full or quality is None or self.evaluator.over(quality, self.limit + EPSILON)
 
     def _judged(self, task: Task, known: Known) -> Known:
         judge = self._judge_of(task)

@@ -6,6 +6,7 @@ were asked for, and are the same with and without workers, and with and without 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -17,10 +18,10 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.job import Progress
 from edgemodel_api.quantities import format_bytes
 
-from . import gates
+from . import entries, gates
 from .bench import Bench, Clocks, Outcome
 from .build import Builder, Built, discard
-from .cache import Cache, Entry, content_key, encoded
+from .cache import Cache, Entry, content_key
 from .deadline import Deadline, TimeUpError
 from .judge import Known, Task
 from .keys import recipe_key
@@ -29,12 +30,17 @@ from .recipe import NAME_LIMIT, Recipe
 from .search import Effort
 from .workers import in_order
 
+log = logging.getLogger(__name__)
+
 
 class Judges(Protocol):
     """`workers.Here` or `workers.Workers`."""
 
     def submit(self, task: Task) -> Future[Known]:
         """What is known of a file afterwards."""
+
+    def drop(self) -> None:
+        """Give up what is under way."""
 
     def close(self) -> None:
         """End them."""
@@ -52,6 +58,7 @@ class _Item:
     path: Path | None = None
     future: Future[Known] | None = None
     failure: str = ""
+    lasting: bool = True
 
 
 class Lab:
@@ -92,22 +99,29 @@ class Lab:
         """All so far."""
         return tuple(self._outcomes.values())
 
-    def measure(self, recipes: Sequence[Recipe], effort: Effort) -> tuple[Outcome, ...]:
+    def measure(self, recipes: Sequence[Recipe], effort: Effort, *, patient: bool = False) -> tuple[Outcome, ...]:
         """Outcomes in the order of the recipes; fewer, where the time was up. A bad candidate is an outcome, no error.
+
+        Args:
+            recipes: those of one call may be judged at the same time.
+            effort: how exactly.
+            patient: whatever the time is.
 
         Raises:
             InputError: the disk is full.
         """
         items: list[_Item] = []
         for recipe in recipes:
-            if self._late(len(items)):
+            if not patient and self._late(len(items)):
                 break
             item = self._begun(recipe, effort, items)
             if item is None:
                 break
             items.append(item)
-        outcomes = self._gathered(items)
-        self.stopped |= len(outcomes) < len(recipes)
+        outcomes = self._gathered(items, patient=patient)
+        if len(outcomes) < len(recipes):
+            self.stopped = True
+            self._judges.drop()
         return tuple(self._settled(item, o, effort) for item, o in zip(items, outcomes, strict=False))
 
     def confirm(self, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
@@ -115,12 +129,25 @@ class Lab:
         items = []
         for o in outcomes:
             item = _Item(o.name, o.recipe, self._key(o.recipe), path=o.path)
-            item.built = self._again(o, item)
-            self._submit(item, self._known.get(item.built.digest, Known()), full=True)
+            try:
+                item.built = self._again(o, item)
+            except (InputError, TimeUpError) as error:
+                if isinstance(error, InputError) and error.reason == reasons.DISK_FULL:
+                    raise
+                why = f"it was measured in an earlier run and cannot be built again now: {error}"
+                self._outcomes[o.name] = replace(o, refusals=(*o.refusals, gates.load_refusal(why)))
+                continue
+            known = self._known.get(item.built.digest, Known())
+            if not known.complete and self._cache.on and (entry := self._cache.entry(item.key)) is not None:
+                remembered = entries.known_of(entry, self.bench.court, full=True)
+                if entry.file_digest == item.built.digest and remembered.rows is not None:
+                    known = remembered
+            self._submit(item, known, full=True)
             items.append(item)
         found = self._gathered(items, patient=True)
         for item, o in zip(items, found, strict=True):
             self._outcomes[item.name] = o
+            self._remember(item, None)
         return found
 
     def put(self, outcome: Outcome) -> None:
@@ -142,14 +169,15 @@ class Lab:
         item = _Item(name, recipe, self._key(recipe))
         self._report(Progress(stage="candidates", done=len(self._outcomes), message=name))
         item.entry = self._cache.entry(item.key) if self._cache.on else None
-        full = effort is Effort.FULL
+        full, court = effort is Effort.FULL, self.bench.court
         if item.entry is not None and (item.entry.failure or item.entry.file_digest):
-            known = self._known.get(item.entry.file_digest) or self._remembered(item.entry)
+            known = self._known.get(item.entry.file_digest) or entries.known_of(item.entry, court, full=full)
             if item.entry.failure and not item.entry.file_digest:
                 item.failure = item.entry.failure
-            if item.failure or self.bench.court.enough(known, full=full):
+            if item.failure or court.enough(known, full=full):
                 self.reused += 1
-                item.built = _built(item.entry)
+                log.info("%s was measured in an earlier run", name)
+                item.built = entries.built_of(item.entry)
                 item.future = _done(known)
                 return item
         try:
@@ -159,7 +187,8 @@ class Lab:
         except InputError as error:
             if error.reason == reasons.DISK_FULL:
                 raise
-            item.failure = error.message
+            # Memory may be there next time; a model that has no weights to prune will have none.
+            item.failure, item.lasting = error.message, error.reason != reasons.INSUFFICIENT_MEMORY
             return item
         item.path = item.built.path
         same = next(
@@ -170,7 +199,7 @@ class Lab:
             return item
         known = self._known.get(item.built.digest, Known())
         if known.rows is None and item.entry is not None and item.entry.file_digest == item.built.digest:
-            known = self._remembered(item.entry)
+            known = entries.known_of(item.entry, court, full=full)
         self._submit(item, known, full=full)
         return item
 
@@ -221,15 +250,12 @@ class Lab:
         return outcome
 
     def _rough(self, item: _Item, outcome: Outcome) -> Clocks | None:
-        entry = item.entry
-        if outcome.path is not None:
-            try:
-                return self.bench.clocks(outcome, rough=True)
-            except InputError:
-                return None
-        if entry is None or entry.slowdown is None or entry.slowdown_low is None or entry.p99 is None:
+        if outcome.path is None:
+            return entries.clocks_of(item.entry)
+        try:
+            return self.bench.clocks(outcome, rough=True)
+        except InputError:
             return None
-        return Clocks(entry.slowdown, entry.slowdown_low, entry.p99, None)
 
     def _again(self, outcome: Outcome, item: _Item) -> Built:
         """The file of an outcome, built once more where only its numbers were kept."""
@@ -244,39 +270,18 @@ class Lab:
         sparsity = outcome.measurement.sparsity if outcome.measurement is not None else None
         return Built(outcome.path, outcome.file_digest, size, outcome.quantized, outcome.notes, sparsity)
 
-    def _remembered(self, entry: Entry) -> Known:
-        court = self.bench.court
-        samples = court.evaluator.samples if entry.complete else int(court.screen.sum())
-        rows = entry.array(samples)
-        if entry.failure:
-            return Known(entry.size_bytes, failure=entry.failure)
-        return Known(entry.size_bytes, rows, entry.complete) if rows is not None and entry.size_bytes else Known()
-
     def _remember(self, item: _Item, clocks: Clocks | None) -> None:
         if not self._cache.on:
             return
         known = self._known.get(item.built.digest, Known()) if item.built is not None else Known(failure=item.failure)
-        kind, rows = encoded(known.rows) if known.rows is not None else ("", "")
-        # What cannot be built, never can; why a run failed may lie in this machine's memory.
-        if not rows and item.built is not None:
+        entry = entries.entry_of(item.built, known, clocks)
+        # What cannot be built, never can (but for memory); why a run failed may lie in this machine.
+        if not entry.rows and (item.built is not None or not item.lasting):
             return
-        built = item.built
-        entry = Entry(
-            file_digest=built.digest if built is not None else "",
-            file_bytes=built.file_bytes if built is not None else 0,
-            size_bytes=known.size_bytes,
-            quantized=built.quantized if built is not None else (),
-            notes=built.notes if built is not None else (),
-            sparsity=built.sparsity if built is not None else None,
-            failure=known.failure,
-            complete=known.complete,
-            row_type=kind,
-            rows=rows,
-            slowdown=clocks.slowdown if clocks is not None else None,
-            slowdown_low=clocks.low if clocks is not None else None,
-            p99=clocks.p99 if clocks is not None else None,
-        )
-        if entry != item.entry:
+        before = item.entry or self._cache.entry(item.key)
+        if before is not None and before.complete and not entry.complete and before.file_digest == entry.file_digest:
+            return  # all samples say more than some
+        if entry != before:
             self._cache.keep(item.key, entry)
 
     def _key(self, recipe: Recipe) -> str:
@@ -300,12 +305,6 @@ class Lab:
         drop = "" if measurement.quality_drop is None else f" (drop {measurement.quality_drop:.2%})"
         verdict = "" if outcome.accepted else ", refused"
         return f"{outcome.name}: {format_bytes(measurement.size_bytes)} ({ratio:.1f}x smaller){quality}{drop}{verdict}"
-
-
-def _built(entry: Entry) -> Built | None:
-    if not entry.file_digest:
-        return None
-    return Built(Path(), entry.file_digest, entry.file_bytes, entry.quantized, entry.notes, entry.sparsity)
 
 
 def _done(known: Known) -> Future[Known]:

@@ -100,13 +100,13 @@ class _Run:
             search(lambda recipes: self.lab.measure(recipes, Effort.QUICK), self._space(), limit=limit)
         else:
             for recipe in recipes_for(steps, self.job.platforms):
-                self._explicit(recipe, limit)
+                self._explicit(recipe, limit - len(self.lab.outcomes))
         tried = self.lab.outcomes
         if self.lab.stopped:
             self.told.warn(self.plan.deadline.warning(len(tried)))
-        elif len(tried) >= limit and not steps:
+        elif len(tried) >= limit:
             self.told.warn(
-                f"the search ended at compression.search.maxCandidates {limit}: with more, it may find a better one"
+                f"compression.search.maxCandidates {limit} was reached: with more, a better candidate may be found"
             )
         if not any(o.file_digest for o in tried):
             # Not one file: what the steps ask for cannot be done to this model.
@@ -157,10 +157,14 @@ class _Run:
 
     def _explicit(self, recipe: Recipe, limit: int) -> None:
         """One recipe of explicit steps; a Local step without `include` takes as many nodes as the budget allows."""
+        if limit <= 0:
+            return
         free = [q for q in recipe.quantizes if q.by_sensitivity and q.count is None]
         for whole in self.lab.measure([recipe], Effort.FULL):
             if free and whole.loads and not whole.good:
                 nodes = self.lab.builder.nodes(free[0])
                 follow(
-                    least_sensitive(recipe, nodes), lambda recipes: self.lab.measure(recipes, Effort.FULL), limit=limit
+                    least_sensitive(recipe, nodes),
+                    lambda recipes: self.lab.measure(recipes, Effort.FULL),
+                    limit=limit - 1,
                 )

@@ -103,6 +103,11 @@ class Recipe:
         return tuple(found)
 
     @property
+    def telling(self) -> tuple[Quantize, ...]:
+        """The quantize steps by which the cost of a layer is told; of a mixture, the coarsest."""
+        return self.quantizes if self.mixture is None else self.mixture.ladder[-1:]
+
+    @property
     def mixture(self) -> Mixture | None:
         """The mixture, where there is one."""
         return next((a for a in self.actions if isinstance(a, Mixture)), None)

@@ -228,7 +228,7 @@ class _Search:
         ]
         rest = whole.recipe if whole is not None and whole.good else None
         yield from together(
-            self._mixture(),
+            self._mixture(singles),
             *(
                 least_sensitive(f.recipe, self._space.nodes(f.recipe.quantizes[0]), rest)
                 for f in broken[:PARTIAL_STATIC]
@@ -246,9 +246,11 @@ class _Search:
         others = tuple(r for r in wanted if r not in first and not _mostly_float(r, singles))
         return singles + list((yield others))
 
-    def _mixture(self) -> Plan[int]:
+    def _mixture(self, singles: Sequence[Found]) -> Plan[int]:
         moves = self._space.moves()
-        return (yield from most(1, moves, lambda n: is_good(mixed(n))))
+        # Where all weights may be Int4, the first half of the moves only gets there.
+        coarse = any(f.good and f.recipe == weights_only(INT4_COARSE) for f in singles)
+        return (yield from most(moves // 2 if coarse and moves > 1 else 1, moves, lambda n: is_good(mixed(n))))
 
     def _pruned(self) -> Plan[None]:
         base = self._smallest(lambda r: r.classes is None and not r.integer_compute and r.mixture is None)

@@ -157,7 +157,10 @@ def _training(job: JobSpec, inputs: Inputs) -> TrainingSet | None:
     return TrainingSet(
         inputs.training,
         output=validation.output if validation is not None else None,
-        classes=validation is not None and validation.metric in (Metric.TOP1, Metric.TOPK, Metric.F1),
+        # Top1 is also the default where nothing is labelled, as of an embedding.
+        classes=validation is not None
+        and validation.labels is not None
+        and validation.metric in (Metric.TOP1, Metric.TOPK, Metric.F1),
     )
 
 

@@ -68,8 +68,6 @@ class Told:
             budget = parse_percent(job.compression.budget.max_quality_drop)
             warned = sample_warning(plan.evaluator, shown.quality, budget, shown.name)
             self._warnings += [warned] if warned else []
-        if plan.lab.reused:
-            self.warn(f"{plan.lab.reused} of {len(outcomes)} candidates were measured in an earlier run (cache)")
         report = CompressionReport(
             namespace=job.namespace,
             name=job.name,
@@ -130,7 +128,7 @@ class Told:
         """Output error of each node when it alone is stored as this outcome stores its weights."""
         builder = self.plan.lab.builder
         found: dict[str, float] = {}
-        for action in outcome.recipe.quantizes:
+        for action in outcome.recipe.telling:
             if builder.nodes(action) <= MOST_SENSITIVE_LAYERS:
                 found = {**builder.sensitivity_of(action), **found}
         return found

@@ -79,7 +79,7 @@ class Verifier:
             return outcome
         wanted = {v.hardware_class for v in broken}
         for encoding in ways:
-            for found in self.lab.measure([with_encoding(outcome.recipe, action, encoding)], Effort.FULL):
+            for found in self.lab.measure([with_encoding(outcome.recipe, action, encoding)], Effort.FULL, patient=True):
                 if found.accepted:
                     rows = self._rows(found)
                     lost = frozenset(v.hardware_class for v in rows if v.holds is False)

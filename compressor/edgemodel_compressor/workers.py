@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from edgemodel_api.errors import InputError
 
+from .formats.kept import LARGE_BYTES
 from .judge import Court, Known, Task
 
 _LENGTH = struct.Struct("<Q")
@@ -39,6 +40,9 @@ def workers_for(cores: int, memory_bytes: int, file_bytes: int) -> int:
     >>> workers_for(8, 2**30, 2**20), workers_for(8, 2**40, 2**20), workers_for(1, 2**40, 1)
     (3, 8, 1)
     """
+    if file_bytes >= LARGE_BYTES:
+        # One after the other: a Job's memory is told beforehand for one session of a large model.
+        return 1
     return max(1, min(cores, memory_bytes // (WORKER_BYTES + FILE_FACTOR * file_bytes)))
 
 
@@ -57,6 +61,9 @@ class Here:
             future.set_exception(error)
         return future
 
+    def drop(self) -> None:
+        """Nothing is under way."""
+
     def close(self) -> None:
         """Nothing is left."""
 
@@ -69,11 +76,24 @@ class Workers:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="judge")
         self._mine = threading.local()
         self._all: list[_Worker] = []
+        self._open: list[Future[Known]] = []
         self._closed = False
 
     def submit(self, task: Task) -> Future[Known]:
         """Judge it as soon as a worker is free."""
-        return self._pool.submit(self._do, task)
+        future = self._pool.submit(self._do, task)
+        self._open = [f for f in self._open if not f.done()] + [future]
+        return future
+
+    def drop(self) -> None:
+        """Give up what is under way and what waits: nobody wants to know any more, and clocks need a quiet machine."""
+        under_way = [f for f in self._open if not f.cancel()]
+        if any(not f.done() for f in under_way):
+            for worker in list(self._all):
+                worker.end()
+        for future in under_way:
+            future.exception()
+        self._open.clear()
 
     def close(self) -> None:
         """End all workers, whatever they do; tasks that have not begun never will."""
@@ -86,13 +106,13 @@ class Workers:
     def _do(self, task: Task) -> Known:
         worker = getattr(self._mine, "worker", None)
         try:
-            if worker is None:
+            if worker is None or not worker.alive:
                 worker = self._mine.worker = _Worker(self._court)
                 self._all.append(worker)
             if self._closed:
                 worker.end()
             return worker.judge(task)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, ValueError) as error:
             self._mine.worker = None
             how = worker.ending() if worker is not None else str(error)
             return replace(
@@ -109,29 +129,40 @@ class _Worker:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
-        write(self._stdin, court)
+        self._court: Court | None = court
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     def judge(self, task: Task) -> Known:
         """Raises:
         EOFError, OSError: it died.
         InputError: the disk is full.
         """
+        if self._court is not None:
+            write(self._stdin, self._court)
+            self._court = None
         write(self._stdin, task)
         answer: Known | InputError = read(self._stdout)
         if isinstance(answer, InputError):
             raise answer
         return answer
 
-    def end(self) -> None:
+    def end(self) -> int:
+        """Kill it; its exit code."""
         self._process.kill()
-        self._process.wait()
+        code = self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.close()
+        return code
 
     def ending(self) -> str:
         """How it died."""
-        self._process.kill()
-        code = self._process.wait()
-        self._stdin.close()
-        self._stdout.close()
+        code = self.end()
         with contextlib.suppress(ValueError):
             return signal.Signals(-code).name
         return f"exit code {code}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgemodel_api.report import Candidate, CompressionReport, Layer, Measurement, Verification
+from edgemodel_api.report import Candidate, CompressionReport, Diagnosis, Layer, Measurement, Verification
 
 #: No model, time or ratio that is drawn here is larger.
 LARGEST_BYTES = 2**50
@@ -20,8 +20,13 @@ def sane(report: CompressionReport) -> CompressionReport:
         source=_measurement(report.source),
         candidates=tuple(map(_candidate, report.candidates)),
         layers=tuple(map(_layer, report.layers)),
+        diagnosis=None if report.diagnosis is None else _diagnosis(report.diagnosis),
         seconds=_number(report.seconds) or 0.0,
     )
+
+
+def _diagnosis(found: Diagnosis) -> Diagnosis:
+    return found.replace(missing={gate: by for gate, by in found.missing.items() if _number(by) is not None})
 
 
 def _candidate(candidate: Candidate) -> Candidate:

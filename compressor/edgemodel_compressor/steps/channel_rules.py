@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import channel_moves as moves
+from . import channel_sizes as sizes
 from .graph import array_of, attribute, is_standard, opset
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ _GATES = {"LSTM": (4, 8), "GRU": (3, 6), "RNN": (1, 2)}
 def follow(tracer: Tracer, node: Any) -> None:
     """Put labels on the outputs of a node."""
     rule = _rule(node)
-    if moves.spends(node):
+    if sizes.spends(node):
         for name in node.input:
-            moves.spend(tracer, name)
+            sizes.spend(tracer, name)
     known = all(not name or tracer.of(name) is not None for name in node.input)
     if rule is None or not known or not _applied(rule, tracer, node):
         _unknown(tracer, node)
-    moves.numbers(tracer, node)
+    sizes.numbers(tracer, node)
 
 
 def _applied(rule: Rule, tracer: Tracer, node: Any) -> bool:
@@ -64,7 +65,7 @@ def _applied(rule: Rule, tracer: Tracer, node: Any) -> bool:
 def settle(tracer: Tracer) -> None:
     """After the last node: numbers of channels that leave the graph fix them."""
     for output in tracer.model.graph.output:
-        moves.spend(tracer, output.name)
+        sizes.spend(tracer, output.name)
 
 
 def _rule(node: Any) -> Rule | None:
@@ -95,7 +96,7 @@ def _unknown(tracer: Tracer, node: Any) -> None:
     ):
         tracer.unknown[f"node {node.name} ({node.op_type})"] = None
     for name in node.input:
-        moves.spend(tracer, name)
+        sizes.spend(tracer, name)
         if name:
             tracer.freeze(name)
     for name in node.output:

@@ -8,11 +8,17 @@ stop at ±127. So:
 
 ========================  =========================================================================================
 amd64-vnni                u8s8 and s8s8, one scale per output channel
-amd64-avx2, -base         u8u8, and u8s8 with 7-bit weights; also any other machine that nothing is known of
+amd64-avx2                u8u8, and u8s8 with 7-bit weights; s8s8 where no sum saturates, which `verify` finds out
+amd64-base                the same; kernels without AVX2 widen first, so nothing saturates there
 arm64-dotprod             s8s8, one scale per output channel
 arm64-base (A53, A72)     s8s8 is right there but seldom faster than float: the trial on the node decides
+unknown                   u8u8, and u8s8 with 7-bit weights
 all                       weights only, Float16: computed in float, the same everywhere
 ========================  =========================================================================================
+
+s8s8 is the one encoding that every known CPU takes, so it can be one file for all of them. Few real layers have
+neighbouring weights and activations that are all large: those that saturate are repaired (`verify.repair`), layer by
+layer, instead of a bit less for all. Seen under emulation of Haswell, Nehalem, Cortex-A72 and Neoverse-N1.
 
 Source: onnxruntime.ai/docs/performance/model-optimizations/quantization.html ("When to use reduce-range and per-channel
 quantization", "Data type selection"); measurements in the project's notes on hardware classes.
@@ -49,6 +55,8 @@ ALL = tuple(HardwareClass)
 _NO_VNNI = (HardwareClass.AMD64_AVX2, HardwareClass.AMD64_BASE, HardwareClass.UNKNOWN)
 _VNNI = (HardwareClass.AMD64_VNNI,)
 _ARM = (HardwareClass.ARM64_DOTPROD, HardwareClass.ARM64_BASE)
+#: Right there unless sums saturate: see `edgemodel_compressor.verify`.
+_UNLESS_SATURATED = (HardwareClass.AMD64_AVX2, HardwareClass.AMD64_BASE)
 
 
 @dataclass(frozen=True)
@@ -92,14 +100,15 @@ class Encoding:
 
 STATIC = (
     Encoding("int8-static-u8s8", Number.INT8, Number.UINT8, hardware_classes=_VNNI),
-    Encoding("int8-static-s8s8", Number.INT8, Number.INT8, hardware_classes=(*_VNNI, *_ARM)),
     Encoding("int8-static-u8u8", Number.UINT8, Number.UINT8, per_channel=False, hardware_classes=(*_NO_VNNI, *_VNNI)),
+    Encoding("int8-static-s8s8", Number.INT8, Number.INT8, hardware_classes=(*_VNNI, *_ARM, *_UNLESS_SATURATED)),
     Encoding("int8-static-u8s7", Number.INT8, Number.UINT8, reduce_range=True, hardware_classes=_NO_VNNI),
 )
 DYNAMIC = (
     Encoding("int8-dynamic-u8", Number.UINT8, Number.UINT8, dynamic=True, per_channel=False,
              hardware_classes=(*_NO_VNNI, *_VNNI)),
-    Encoding("int8-dynamic-s8", Number.INT8, Number.UINT8, dynamic=True, hardware_classes=(*_VNNI, *_ARM)),
+    Encoding("int8-dynamic-s8", Number.INT8, Number.UINT8, dynamic=True,
+             hardware_classes=(*_VNNI, *_ARM, *_UNLESS_SATURATED)),
 )  # fmt: skip
 INT8_WEIGHTS = Encoding("int8-weights", Number.INT8)
 INT4_WEIGHTS = Encoding("int4-weights", Number.INT4, block=32)

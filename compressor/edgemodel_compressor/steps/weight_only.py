@@ -13,6 +13,13 @@ A float16 weight is scaled in float32 and cast back: a Mul of halves has no kern
 - float16: stored half, cast to float; no scale. A tensor beyond ±65504 stays as it is.
 
 All are symmetric: zero stays zero, so pruning is kept.
+
+Why not ONNX's INT4 tensors, or onnxruntime's MatMulNBits? Measured with onnxruntime 1.32 on a 2048 × 2048 MatMul, one
+thread: what is stored is as large (2.36 MB entropy coded, either way); the expanded file is half as large (2.6 against
+4.7 MB). MatMulNBits with 8-bit activations is eight times faster than float for one row (0.18 against 1.5 ms), but
+slower for 16 rows of a 512 × 512 one (0.13 against 0.09 ms) and 0.5 % off in its answers, in a way that hangs on the
+CPU; with float activations it is slower than float for several rows. It exists for MatMul alone, and in no other
+runtime. So int4 here is a way to store, which holds on every CPU and in every format.
 """
 
 from __future__ import annotations

@@ -75,7 +75,11 @@ class Answers:
         self.variance = {name: _variance(a) for name, a in first.items()}
         self._files: dict[str, Floats] = {}
         self._open: dict[str, BinaryIO] = {}
-        self._compute(work_dir, report)
+        try:
+            self._compute(work_dir, report)
+        except BaseException:
+            self.close()
+            raise
 
     def at(self, rows: Rows) -> dict[str, Floats]:
         """Answers for some rows, in the order given."""

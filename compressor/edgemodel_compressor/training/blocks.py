@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import helper
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import Arrays
@@ -295,9 +296,15 @@ def _without(model: Any, dropped: Sequence[Unit]) -> Any:
     gone = {position for unit in dropped for position in unit.nodes}
     instead = {unit.exit: unit.entry for unit in dropped}
     fixed = constant_values(graph)
+    # Graphs inside of nodes read outer tensors by name: there the name has to stay.
+    captured = {name for node in graph.node for inner in subgraphs(node) for name in uses_of(inner)}
+    last = {unit.nodes.stop - 1: unit.exit for unit in dropped if unit.exit in captured}
     kept = []
     for position, node in enumerate(graph.node):
         if position in gone and not all(o in fixed for o in node.output):
+            if position in last:
+                name = last[position]
+                kept.append(helper.make_node("Identity", [_end(instead, name)], [name], name=f"{node.name}/instead"))
             continue
         one = copy_of(node)
         for index, name in enumerate(one.input):

@@ -23,7 +23,6 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.formats.functions import check_calls, domain_of, local_functions
-from edgemodel_compressor.formats.structure import check_structure
 from edgemodel_compressor.formats.tensors import node_label, subgraphs
 from edgemodel_compressor.steps.graph import array_of, copy_of
 
@@ -56,7 +55,7 @@ _TRIALS = ((2, 16), (1, 16), (2, 64), (2, 224), (2, 640), (2, 1), (1, 1))
 _REPORTED = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Differentiable:
     """A model as a function.
 
@@ -147,7 +146,6 @@ def differentiable(model: Any, *, trainable: Callable[[str], bool] | None = None
         )
     if problems:
         raise InputError(f"{problems[0]}: export the model again")
-    check_structure(model, what="the model")
     defaults = {t.name for t in flat.graph.initializer}
     names = tuple(i.name for i in flat.graph.input if i.name not in defaults)
     chosen = _parameters(flat)

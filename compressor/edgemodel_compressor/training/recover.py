@@ -91,14 +91,13 @@ def recover(
         seed=seed,
     )
     zeros = _zeros(model)
+    chosen: Masks | None = _constant(zeros)
     if gradual:
         check(model)
         unit = probe(model, data).unit
         rows = len(split(data.samples, seed=seed, unit=unit).train)
         settings = Settings(wanted.epochs, lesson.learning_rate, wanted.batch_size, seed, unit)
         chosen = _growing(model, step, zeros, steps_per_epoch(settings, rows)[0] * wanted.epochs)
-    else:
-        chosen = _constant(zeros)
     taught = teach(
         teacher,
         model,

@@ -6,6 +6,7 @@ mean over the outputs. To it, where asked for: hidden layers held to the teacher
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import Arrays
@@ -120,30 +122,28 @@ def teach(
         hidden = hints(
             teacher, student, lesson.kept or {}, teacher_rows=theirs.rows, student_rows=ours.rows, read=read_already
         )
-    answers = Answers(teacher, _wanted(found, hidden, lesson, data), data, work_dir=work_dir, report=report)
-    lessons = _Lessons(
-        student, function.parameters, found=found, hidden=hidden, lesson=lesson, answers=answers, data=data,
-        alone=ours.alone,
-    )  # fmt: skip
     rows = split(data.samples, seed=lesson.seed, unit=ours.unit)
-    task = Task(
-        start=function.parameters,
-        loss=lessons.loss,
-        batch=lessons.batch,
-        rows=rows,
-        masks=masks,
-        start_counts=lesson.start_counts,
-    )
     settings = Settings(lesson.epochs, lesson.learning_rate, lesson.batch_size, lesson.seed, ours.unit)
     key = content_key(
-        "1", jax.__version__, what, _digest(teacher), _digest(student), data.digest, settings_key,
+        "1", jax.__version__, onnxruntime.__version__, what, _digest(teacher), _digest(student), data.digest, settings_key,
         [lesson.temperature, lesson.alpha, lesson.epochs, lesson.learning_rate, lesson.batch_size, lesson.seed],
         [lesson.held, lesson.start_counts],
     )  # fmt: skip
-    try:
+    wanted = _wanted(found, hidden)
+    with contextlib.closing(Answers(teacher, wanted, data, work_dir=work_dir, report=report)) as answers:
+        lessons = _Lessons(
+            student, function.parameters, found=found, hidden=hidden, lesson=lesson, answers=answers, data=data,
+            alone=ours.alone,
+        )  # fmt: skip
+        task = Task(
+            start=function.parameters,
+            loss=lessons.loss,
+            batch=lessons.batch,
+            rows=rows,
+            masks=masks,
+            start_counts=lesson.start_counts,
+        )
         learned = learn(task, settings, checkpoint=Checkpoint(work_dir, key, what), report=report, stage=what)
-    finally:
-        answers.close()
     more = [*notes, *learned.notes]
     if rows.shared:
         more.append(
@@ -297,7 +297,7 @@ def _read(says: Mapping[str, Any], head: Head) -> Any:
     return jnp.log(jnp.maximum(values, LEAST_PROBABILITY)) if head.student.log else values
 
 
-def _wanted(found: tuple[Head, ...], hidden: tuple[Hint, ...], lesson: Lesson, data: TrainingSet) -> dict[str, Wanted]:
+def _wanted(found: tuple[Head, ...], hidden: tuple[Hint, ...]) -> dict[str, Wanted]:
     def of(head: Head) -> Wanted:
         return Wanted(head.teacher.tensor, lambda values: head.arranged(read(values, head.teacher)))
 

@@ -13,7 +13,7 @@ amd64-vnni                none         QEMU's translator has neither AVX-512 nor
 arm-v7                    none         onnxruntime has no build for it
 ========================  ===========  ==================================================================
 
-An x86 CPU on an x86 machine runs this very Python. For the other architecture `install` makes an environment.
+Emulation takes some fifty times as long; `EDGEMODEL_EMULATION=off` leaves it out. An x86 CPU on an x86 machine runs this very Python. For the other architecture `install` makes an environment.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from edgemodel_compressor import host
 
 from . import cpuinfo
 
+#: Set to `off`: only this machine's own kind of CPU is verified.
+SWITCH = "EDGEMODEL_EMULATION"
 INSTALL = "python -m edgemodel_compressor.verify.install"
 #: QEMU before that translates no AVX2: a "Haswell" would run the kernels of an older CPU, and say that all is well.
 LEAST_QEMU = (7, 2)
@@ -186,6 +188,8 @@ def _emulated(kind: HardwareClass, cache: Path) -> Machine | str:
     named = NAMED.get(kind)
     if named is None:
         return CANNOT[kind]
+    if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false"):
+        return f"emulation is turned off by {SWITCH}={os.environ[SWITCH]}"
     if not sys.platform.startswith("linux"):
         return f"emulating a {named.cpu} needs Linux (QEMU's user mode)"
     qemu = find_qemu(named.architecture, cache)

@@ -130,6 +130,13 @@ class Lab:
             return read_index(repo, REVISION)
 
 
+@pytest.fixture(autouse=True)
+def _no_emulators(tmp_path_factory, monkeypatch):
+    """Other CPUs are emulated in tests/integration/verify; here they would take minutes."""
+    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("nothing")))
+    monkeypatch.setenv("EDGEMODEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def lab(digits, tmp_path) -> Lab:
     return Lab(digits, tmp_path)

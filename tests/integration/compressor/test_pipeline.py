@@ -221,7 +221,6 @@ def test_fastest_orders_by_latency(lab):
 
 
 UNSUPPORTED = {
-    "distill": ({"compression": {"steps": [{"distill": {"student": {"width": "50%"}}}]}}, "distill"),
     "TFLite": ({"formats": ["ONNX", "TFLite"]}, "TFLite"),
     "CoreML": ({"formats": ["CoreML"]}, "CoreML"),
 }

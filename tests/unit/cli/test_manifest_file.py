@@ -2,6 +2,7 @@ import hashlib
 import os
 
 import pytest
+from onnx import TensorProto, helper
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.revision import revision_of
@@ -127,3 +128,74 @@ def test_a_bad_condition_is_told_with_its_place(folder):
         InputError, match=r"analysis\[0\]\.successCondition: 'value = 1': column 7: '=' is not understood"
     ):
         read_manifest(path)
+
+
+LEARNS = """
+apiVersion: edgemodel.dev/v1alpha1
+kind: EdgeModel
+metadata: {name: m}
+spec:
+  source: {uri: "file:m.onnx"}
+  data:
+    training: {uri: "file:data/v.npz", labels: digit}
+  compression:
+    steps:
+      - distill: {student: {uri: "file:s.onnx"}}
+      - quantize: {precision: Int8}
+"""
+
+
+def test_training_data_and_students_get_their_digest_too(folder):
+    (folder / "s.onnx").write_bytes(b"student")
+    path = folder / "edgemodel.yaml"
+    path.write_text(LEARNS)
+    found = read_manifest(path)
+    fields = ["spec.source", "spec.data.training", "spec.compression.steps[0].distill.student"]
+    assert [f.field for f in found.files] == fields
+    spec = found.model.spec
+    assert spec.data.training.sha256 == hashlib.sha256(b"data").hexdigest()
+    assert spec.data.training.labels == "digit"
+    assert spec.compression.steps[0].distill.student.sha256 == hashlib.sha256(b"student").hexdigest()
+    before = revision_of(spec, ["linux/amd64"])
+    (folder / "moved").mkdir()
+    (folder / "s.onnx").rename(folder / "moved" / "s.onnx")
+    path.write_text(LEARNS.replace("file:s.onnx", "file:moved/s.onnx"))
+    assert revision_of(read_manifest(path).model.spec, ["linux/amd64"]) == before
+    (folder / "moved" / "s.onnx").write_bytes(b"another")
+    assert revision_of(read_manifest(path).model.spec, ["linux/amd64"]) != before
+
+
+def external_model(folder, content: bytes) -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[len(content) // 4], data_location=1)
+    tensor.external_data.add(key="location", value="w.bin")
+    graph = helper.make_graph([], "g", [], [], [tensor])
+    (folder / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    (folder / "w.bin").write_bytes(content)
+
+
+def test_changed_external_data_are_another_revision(folder):
+    seen = []
+    for content in (b"weights!", b"weights?"):
+        external_model(folder, content)
+        source = read_manifest(write(folder)).model.spec.source
+        assert source.sha256 == hashlib.sha256((folder / "m.onnx").read_bytes()).hexdigest()
+        assert source.data_sha256 == hashlib.sha256(content).hexdigest()
+        seen.append(revision_of(read_manifest(write(folder)).model.spec, ["linux/amd64"]))
+    assert len(set(seen)) == 2
+
+
+def test_external_data_are_those_that_are_meant(folder):
+    external_model(folder, b"weights!")
+    digest = hashlib.sha256(b"weights!").hexdigest()
+    read_manifest(write(folder, more=f", dataSha256: {digest}"))
+    with pytest.raises(InputError, match=r"spec\.source\.dataSha256: .* have sha256"):
+        read_manifest(write(folder, more=f", dataSha256: {'a' * 64}"))
+    (folder / "w.bin").unlink()
+    with pytest.raises(InputError, match=r"spec\.source\.uri: .*w\.bin' is missing"):
+        read_manifest(write(folder))
+
+
+@pytest.mark.parametrize("scheme", ["https://h/m.onnx", "s3://bucket/m.onnx"])
+def test_one_file_by_url_has_no_external_data(folder, scheme):
+    with pytest.raises(InputError, match="dataSha256 is for file, pvc and oci"):
+        read_manifest(write(folder, scheme, f", sha256: {'a' * 64}, dataSha256: {'a' * 64}"))

@@ -6,7 +6,7 @@ import pytest
 
 from edgemodel_api.edgemodel import Data, Source
 from edgemodel_api.job import JobSpec
-from edgemodel_cli.embedded.secrets import secrets_folder, with_secrets
+from edgemodel_cli.embedded.secrets import cache_folder, secrets_folder, with_secrets
 
 SHA = "a" * 64
 FOLDERS = {
@@ -33,11 +33,27 @@ def test_a_job_gets_the_folders_that_are_there(tmp_path):
     job = JobSpec(
         namespace="default", name="m", revision="r", platforms=("linux/amd64",), output="oci-layout:///x",
         source=Source(**file("s3://bucket/m", "keys")),
-        data=Data(calibration=file("https://x/c", "missing"), validation=file("pvc://x/v", "web")),
+        data=Data(
+            training=file("oci://x/t", "web"), calibration=file("https://x/c", "missing"), validation=file("pvc://x/v", "web")
+        ),
     )  # fmt: skip
     environment = {"EDGEMODEL_CREDENTIALS": str(tmp_path), "EDGEMODEL_VOLUMES": str(tmp_path / "volumes")}
     found = with_secrets(job, environment)
-    assert found.credentials == {"source": str(tmp_path / "keys")}, "what needs none or is missing is left out"
+    expected = {"source": str(tmp_path / "keys"), "training": str(tmp_path / "web")}
+    assert found.credentials == expected, "what needs none or is missing is left out"
     assert found.volumes_dir == str(tmp_path / "volumes")
     assert with_secrets(job, {"HOME": "/nowhere"}).volumes_dir is None
     assert not found.in_pod
+
+
+CACHES = {
+    "default": ({}, "/home/ali/.cache/edgemodel/candidates"),
+    "given": ({"EDGEMODEL_CACHE": "/var/kept"}, "/var/kept/candidates"),
+    "off": ({"EDGEMODEL_CACHE": "off"}, None),
+}
+
+
+@pytest.mark.parametrize(("environment", "expected"), CACHES.values(), ids=CACHES)
+def test_where_measurements_are_kept(monkeypatch, environment, expected):
+    monkeypatch.setenv("HOME", "/home/ali")
+    assert cache_folder(environment) == expected

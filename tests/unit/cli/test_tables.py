@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from edgemodel_api.report import QualityBasis, QualityKind
+from edgemodel_api.report import CompressionReport, Diagnosis, Measurement, QualityBasis, QualityKind
 from edgemodel_cli import tables
 from edgemodel_cli.results import NodeRow, VariantRow, WaveRow
 
@@ -103,3 +103,25 @@ def test_names(count, text):
 def test_hostile_names_are_no_markup():
     row = VariantRow("linux/amd64", "x", reason="[red]not markup[/red]")
     assert shown(tables.variants_table([row], None))[-1] == ["x: [red]not markup[/red]"]
+
+
+def test_why_nothing_passed():
+    found = Diagnosis(
+        nearest="int8",
+        missing={"maxQualityDrop": 0.231},
+        costly_layers=("conv1", "conv2"),
+        suggestions=("maxQualityDrop 1.24% would let int8 through", "more samples"),
+    )
+    source = Measurement(size_bytes=1, file_bytes=1)
+    lines = shown(tables.diagnosis_lines(CompressionReport(quality=TOP1, source=source, diagnosis=found)))
+    assert lines == [
+        ["nearest: int8 (misses maxQualityDrop by 23.1% of its limit)"],
+        ["layers that cost most quality: conv1, conv2"],
+        ["or: maxQualityDrop 1.24% would let int8 through"],
+        ["or: more samples"],
+    ]
+    assert (
+        shown(tables.diagnosis_lines(None))
+        == shown(tables.diagnosis_lines(CompressionReport(quality=TOP1, source=source)))
+        == []
+    )

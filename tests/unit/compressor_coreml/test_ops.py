@@ -172,6 +172,18 @@ class TestFamilies:
         ]
         agree(ops)
 
+    def test_attention(self, agree: Any, op: Any, rng: Any) -> None:
+        def f(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape).astype("f")
+
+        q, mask = f(1, 2, 4, 8), rng.random((4, 4)) > 0.3
+        ops = [
+            op("Attention", [q, f(1, 2, 4, 8), f(1, 2, 4, 8)], [mask]),
+            op("Attention", [f(1, 4, 16), f(1, 4, 16), f(1, 4, 16)], [], {"q_num_heads": 2, "kv_num_heads": 2}),
+            op("RotaryEmbedding", [q], [f(9, 4), f(9, 4), i64(0, 1, 2, 3)[None]]),
+        ]
+        agree(ops, opset=23)
+
     def test_shapes(self, agree: Any, op: Any, rng: Any) -> None:
         x = rng.standard_normal((2, 3, 4)).astype("f")
         n, flags = np.arange(24, dtype=np.int64).reshape(2, 3, 4), x > 0
@@ -294,6 +306,29 @@ class TestFamilies:
         if kind == "GRU":
             ops += [cell("bidirectional", initial=True, linear_before_reset=1)]
         agree(ops)
+
+
+class TestNothingIsPassedOver:
+    def test_attributes_that_say_nothing_new_are_fine(self, agree: Any, op: Any, rng: Any) -> None:
+        x = rng.standard_normal((1, 2, 4, 4)).astype("f")
+        w = rng.standard_normal((2, 2, 3, 3)).astype("f")
+        zero = {"pads": [0, 0, 0, 0]}
+        ops = [
+            op("Conv", [x], [w], {"auto_pad": "VALID", **zero, "kernel_shape": [3, 3]}),
+            op("ConvTranspose", [x], [w], {"output_shape": [6, 6], **zero}),
+            op("Concat", [x], [], {"axis": 3}),
+            op("Pad", [x], [i64(0, 0, 0, 0, 0, 0, 0, 0)], {"mode": "edge"}),
+            op("Resize", [x], [None, np.ones(4, np.float32)], {"mode": "cubic", "cubic_coeff_a": -0.5}),
+            op("ReduceSum", [x], [i64(1)], {"noop_with_empty_axes": 1}),
+            op("EyeLike", [x[0, 0]], [], {"dtype": 7, "k": 1}),
+        ]
+        agree(ops, opset=18)
+
+    def test_an_attribute_of_a_later_opset_is_refused(self, op: Any, single: Any) -> None:
+        model = single(op("Relu", [np.ones(3, np.float32)]))
+        attribute = model.graph.node[0].attribute.add()
+        attribute.name, attribute.type, attribute.f = "leak", 1, 0.5
+        assert coreml.unsupported(model) == ("node 'Relu_0' (Relu): the attribute leak is not known",)
 
 
 class TestAnyAttributes:

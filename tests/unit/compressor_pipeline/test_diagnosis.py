@@ -63,6 +63,13 @@ def test_samples_that_cannot_tell_are_said():
     assert not any("data.training" in t for t in texts)
 
 
+def test_of_a_limit_of_nothing_there_is_no_fraction():
+    budget = Budget(max_quality_drop="0%")
+    found = diagnose((candidate("c", 1, 0.02, quality(0.02, 0.0)),), budget, source_bytes=9)
+    assert (found.gates, found.missing, found.nearest) == ((gates.QUALITY,), {}, "c")
+    assert found.suggestions[0].startswith("maxQualityDrop 2% (now 0%)")
+
+
 def test_nothing_runs():
     broken = Candidate(name="b", refusals=(Refusal(gate=gates.LOAD, message="no"),))
     found = diagnose((broken,), BUDGET, source_bytes=9)

@@ -1,12 +1,14 @@
 """The table of layers, and of candidates; the host."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.edgemodel import Activations, Precision
 from edgemodel_api.hardware import HardwareClass
-from edgemodel_api.report import Measurement, Refusal
+from edgemodel_api.report import Measurement, Refusal, Verification
 from edgemodel_compressor import host
 from edgemodel_compressor.bench import Outcome
 from edgemodel_compressor.candidates import single
@@ -60,6 +62,22 @@ def test_an_untouched_weight_keeps_its_bytes():
         assert layer.sparsity == 56 / 64
 
 
+def test_quality_and_time_of_each_layer():
+    """A weight that two nodes read: the worse quality, the sum of the times; what was not measured stays open."""
+    source = model({"w": np.eye(8, dtype=np.float32)})
+    source.graph.node[1].input[1] = "w"
+    (shared,) = layers(
+        source, source, {"first": 0.1, "second": 0.3},
+        quality_drops={"first": 0.02, "second": 0.01}, seconds={"first": 0.001, "second": 0.002, "other": 9.0},
+        quantized_seconds={"first": 0.0005},
+    )  # fmt: skip
+    assert (shared.sensitivity, shared.quality_drop) == (0.3, 0.02)
+    assert shared.latency_seconds == 0.003
+    assert shared.quantized_latency_seconds == 0.0005
+    (bare,) = layers(source, source, {})
+    assert (bare.sensitivity, bare.quality_drop, bare.latency_seconds, bare.quantized_latency_seconds) == (None,) * 4
+
+
 def outcome(recipe, size, drop, refusals=(), complete=True):
     measured = Measurement(size_bytes=size, file_bytes=size, quality=1 - drop, quality_drop=drop, samples=10)
     return Outcome(
@@ -75,7 +93,8 @@ def test_table_of_candidates():
     bad = Refusal(gate="maxQualityDrop", value=1, limit=0, message="bad")
     best = outcome(int8, 100, 0.0, (slow,))
     broken = Outcome(name="broken", recipe=static, refusals=(Refusal(gate="Load", message="crashed"),))
-    rows = table([best, outcome(int4, 120, 0.5, (bad,), complete=False), broken], platforms, best)
+    source = Measurement(size_bytes=400, file_bytes=400, quality=1.0, quality_drop=0.0, slowdown=0.0)
+    rows = table([best, outcome(int4, 120, 0.5, (bad,), complete=False), broken], platforms, best, source)
     assert [r.accepted for r in rows] == [True, False, False]
     assert [r.on_front for r in rows] == [True, False, False]
     assert [r.chosen for r in rows] == [True, False, False]
@@ -83,6 +102,35 @@ def test_table_of_candidates():
     assert rows[2].platforms == ("linux/amd64",)
     assert rows[2].hardware_classes == ("amd64-vnni",)
     assert rows[0].hardware_classes == ()
+
+
+def test_the_front_is_beside_the_source_and_needs_a_clock():
+    """Nothing that the source beats in all three is on it; one that was not timed counts as the slowest."""
+    (int8,), (int4,), (half,) = (
+        single(p, Activations.NONE, ("linux/amd64",)) for p in (Precision.INT8, Precision.INT4, Precision.FLOAT16)
+    )
+    source = Measurement(size_bytes=400, file_bytes=400, quality=1.0, quality_drop=0.0, slowdown=0.0)
+
+    def timed(found, slowdown):
+        return replace(found, measurement=found.measurement.replace(slowdown=slowdown))
+
+    small, worse, untimed = (
+        timed(outcome(int8, 100, 0.01), 0.1),
+        timed(outcome(int4, 401, 0.0), 0.1),
+        outcome(half, 100, 0.01),
+    )
+    assert [r.on_front for r in table([small, worse, untimed], ("linux/amd64",), None, source)] == [True, False, False]
+    fast = timed(outcome(int4, 401, 0.0), -0.1)
+    assert table([fast], ("linux/amd64",), None, source)[0].on_front
+
+
+def test_what_does_not_hold_on_a_class_is_not_for_it():
+    static = single(Precision.INT8, Activations.STATIC, ("linux/amd64",))[0]
+    broken = Verification(hardware_class="amd64-vnni", holds=False, message="quality drops")
+    lost = replace(outcome(static, 100, 0.0), verified=(broken,), lost=frozenset({"amd64-vnni"}), repairs=("one",))
+    source = Measurement(size_bytes=400, file_bytes=400)
+    (row,) = table([lost], ("linux/amd64", "linux/arm64"), None, source)
+    assert (row.platforms, row.verified, row.repairs) == ((), (broken,), ("one",))
 
 
 def test_host_without_cpuinfo_is_its_base_class(tmp_path):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from edgemodel_api.edgemodel import Activations, Precision, QuantizeStep
+from edgemodel_api.edgemodel import Activations, Metric, Precision, QuantizeStep, ValidationData
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate.quality import Evaluator
+from edgemodel_compressor.evaluate.runner import runner
 from edgemodel_compressor.steps.calibrate import calibrate
 from edgemodel_compressor.steps.encodings import BY_NAME, INT4_WEIGHTS, INT8_WEIGHTS, STATIC
 from edgemodel_compressor.steps.prepare import prepare
 from edgemodel_compressor.steps.quantize import quantizable, quantize
-from edgemodel_compressor.steps.sensitivity import sensitivity
+from edgemodel_compressor.steps.sensitivity import quality_drops, sensitivity
 
 
 def fragile(m):
@@ -100,3 +105,37 @@ def test_messages(m, x, message):
         sensitivity(
             m.matmul(), ["fc"], data=m.Data(x=x), rows=4, ranges=None, encoding=BY_NAME["int8-weights"]
         )  # fmt: skip
+
+
+def judged(m, base, x, folder):
+    """An evaluator of the model by its own classes."""
+    labels = m.run(base, x).argmax(axis=1)
+    data = m.Data(x=x)
+    data.labels = labels
+    session = onnxruntime.InferenceSession(m.raw(base))
+    validation = ValidationData(uri="file:v.npz", metric=Metric.TOP1, labels="y")
+    return Evaluator(runner(session), data, validation=validation, work_dir=folder)
+
+
+def test_quality_drop_of_one_node_equals_quantizing_it_alone(m, tmp_path):
+    base, x = prepare(fragile(m)), m.normal(200, 32)
+    evaluator = judged(m, base, x, tmp_path)
+    names = quantizable(base, QuantizeStep(precision=Precision.INT4))
+    found = quality_drops(base, names, evaluator=evaluator, ranges=None, encoding=INT4_WEIGHTS, samples=200)
+    assert tuple(found) == names
+    for name in names:
+        alone = quantize(
+            base, QuantizeStep(precision=Precision.INT4), INT4_WEIGHTS, ranges=None, nodes=frozenset({name})
+        )
+        real = evaluator.evaluate(runner(onnxruntime.InferenceSession(m.raw(alone.model))))
+        assert found[name] == pytest.approx(real.drop)
+    assert max(found.values()) > 0
+
+
+def test_quality_drops_end_with_their_time(m, tmp_path):
+    base, x = prepare(fragile(m)), m.normal(64, 32)
+    evaluator = judged(m, base, x, tmp_path)
+    ticks = itertools.count()
+    found = quality_drops(base, ("last", "first", "fragile"), evaluator=evaluator, ranges=None, encoding=INT8_WEIGHTS,
+                          seconds=1.5, clock=lambda: float(next(ticks)))  # fmt: skip
+    assert list(found) == ["last"]

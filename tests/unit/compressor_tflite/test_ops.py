@@ -40,9 +40,7 @@ def test_conv(build, data):
     else:
         attributes["pads"] = [data.draw(st.integers(0, 2)) for _ in range(4)]
     constants = {"w": build.weights(out, channels // groups, *kernel), "b": build.weights(out)}
-    model = build.model(
-        [build.node("Conv", ["x", "w", "b"], **attributes)], {"x": ["N", channels, 9, 8]}, constants
-    )
+    model = build.model([build.node("Conv", ["x", "w", "b"], **attributes)], {"x": ["N", channels, 9, 8]}, constants)
     assert build.convert(model).free_batch
 
 
@@ -220,7 +218,9 @@ def test_layouts(build, data):
         elif op == "Concat":
             nodes.append(build.node(op, [name, name], new, axis=data.draw(st.integers(1, 3))))
         elif op == "Pad":
-            nodes.append(build.node(op, [name, "pads"], new, mode=data.draw(st.sampled_from(["constant", "reflect", "edge"]))))
+            nodes.append(
+                build.node(op, [name, "pads"], new, mode=data.draw(st.sampled_from(["constant", "reflect", "edge"])))
+            )
         elif op == "Slice":
             nodes.append(build.node(op, [name, "starts", "ends", "axes", "steps"], new))
         else:
@@ -289,7 +289,10 @@ def test_depth_and_space(build, mode):
 def test_matmul(build, data):
     rank = data.draw(st.integers(2, 4))
     lead = [data.draw(sizes) for _ in range(rank - 2)]
-    nodes = [build.node("MatMul", ["x", "w"], "h"), build.node("Transpose", ["h"], "t", perm=[*range(rank - 2), rank - 1, rank - 2])]
+    nodes = [
+        build.node("MatMul", ["x", "w"], "h"),
+        build.node("Transpose", ["h"], "t", perm=[*range(rank - 2), rank - 1, rank - 2]),
+    ]
     if rank > 2:
         nodes.append(build.node("MatMul", ["h", "t"]))
     else:
@@ -302,7 +305,11 @@ def test_matmul(build, data):
 def test_gemm(build, data):
     flip = data.draw(st.integers(0, 1))
     bias = data.draw(st.sampled_from([(6,), (1, 6), (1,), ()]))
-    attributes = {"transB": flip, "alpha": data.draw(st.sampled_from([1.0, 0.5])), "beta": data.draw(st.sampled_from([1.0, 2.0]))}
+    attributes = {
+        "transB": flip,
+        "alpha": data.draw(st.sampled_from([1.0, 0.5])),
+        "beta": data.draw(st.sampled_from([1.0, 2.0])),
+    }
     weight = build.weights(5, 6)
     constants = {"w": weight.T.copy() if flip else weight, "b": np.asarray(build.weights(*bias))}
     build.convert(build.model([build.node("Gemm", ["x", "w", "b"], **attributes)], {"x": ["N", 5]}, constants))
@@ -330,11 +337,16 @@ def test_einsum(build, equation):
     build.convert(build.model([node], inputs, constants))
 
 
-@pytest.mark.parametrize("op", ["LayerNormalization", "InstanceNormalization", "BatchNormalization", "LRN", "LpNormalization"])
+@pytest.mark.parametrize(
+    "op", ["LayerNormalization", "InstanceNormalization", "BatchNormalization", "LRN", "LpNormalization"]
+)
 def test_norms(build, op):
     channels = build.weights(4)
     table: dict[str, tuple[Any, dict[str, Any]]] = {
-        "LayerNormalization": (build.node(op, ["c", "s", "b"], axis=-1), {"s": build.weights(6), "b": build.weights(6)}),
+        "LayerNormalization": (
+            build.node(op, ["c", "s", "b"], axis=-1),
+            {"s": build.weights(6), "b": build.weights(6)},
+        ),
         "InstanceNormalization": (build.node(op, ["c", "s", "b"]), {"s": channels, "b": channels}),
         "BatchNormalization": (
             build.node(op, ["r", "s", "b", "m", "v"]),
@@ -406,7 +418,9 @@ def test_indices(build):
     ]  # fmt: skip
     nodes = [*nodes[:4], nodes[5], nodes[4]]
     constants = {"k": np.asarray([3]), "one": np.int64(1), "twice": np.asarray([1, 2]), "wide": np.asarray([1, 4])}
-    assert build.convert(build.model(nodes, {"x": ["N", 7]}, constants, outputs=("v", "i", "a", "s", "t", "e"))).free_batch
+    assert build.convert(
+        build.model(nodes, {"x": ["N", 7]}, constants, outputs=("v", "i", "a", "s", "t", "e"))
+    ).free_batch
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
@@ -434,3 +448,46 @@ def test_more_of_indices(build):
         "axis0": np.asarray([0]),
     }  # fmt: skip
     build.convert(build.model(nodes, {"x": [4, 4]}, constants))
+
+
+def test_states_of_the_batchs_size(build):
+    """As exporters write it: zeros of a shape that is computed from the input's."""
+    n = build.node
+    nodes = [
+        n("Shape", ["x"], "shape"), n("Gather", ["shape", "one"], "batch"), n("Concat", ["unit", "batch", "hidden"], "size", axis=0),
+        n("ConstantOfShape", ["size"], "state"), n("Transpose", ["b"], "x", perm=[1, 0, 2]),
+        n("GRU", ["x", "w", "r", "", "", "state"], ["y", "h"], hidden_size=5), n("Transpose", ["h"], "z", perm=[1, 0, 2]),
+    ]  # fmt: skip
+    nodes = [nodes[4], *nodes[:4], *nodes[5:]]
+    constants = {
+        "one": np.asarray([1]), "unit": np.asarray([1]), "hidden": np.asarray([5]),
+        "w": build.weights(1, 15, 3), "r": build.weights(1, 15, 5),
+    }  # fmt: skip
+    assert build.convert(build.model(nodes, {"b": ["N", 4, 3]}, constants, outputs=("z",))).free_batch
+
+
+def test_broadcasting_to_the_batchs_size(build):
+    n = build.node
+    nodes = [
+        n("Shape", ["x"], "shape"), n("Gather", ["shape", "zero"], "batch"), n("Concat", ["batch", "rest"], "size", axis=0),
+        n("Expand", ["token", "size"], "tokens"), n("Concat", ["tokens", "x"], "all", axis=1), n("Softmax", ["all"], axis=-1),
+    ]  # fmt: skip
+    constants = {"zero": np.asarray([0]), "rest": np.asarray([1, 6]), "token": build.weights(1, 1, 6)}
+    assert build.convert(build.model(nodes, {"x": ["N", 4, 6]}, constants)).free_batch
+
+
+def test_a_fixed_batch(build):
+    nodes = [build.node("Reshape", ["x", "flat"], "r"), build.node("Softmax", ["r"])]
+    made = build.convert(build.model(nodes, {"x": [2, 3, 4]}, {"flat": np.asarray([2, 12])}))
+    assert (made.free_batch, made.notes, made.check.cases) == (False, (), 2)
+
+
+def test_upsample_of_old_opsets(build):
+    nodes = [build.node("Upsample", ["c", "scales"], mode="linear")]
+    build.convert(behind_conv(build, nodes, {"scales": np.asarray([1, 1, 2, 2], np.float32)}, opset=9))
+
+
+def test_reverse_sequence(build):
+    node = build.node("ReverseSequence", ["x", "n"], time_axis=1, batch_axis=0)
+    model = build.model([node], {"x": ["N", 5, 2], "n": ["N"]}, kinds={"n": TensorProto.INT64})
+    assert build.convert(model).free_batch

@@ -208,7 +208,9 @@ def test_local_functions_are_inlined():
     function = helper.make_function(
         "local", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
     )
-    model = made([helper.make_node("Twice", ["x"], ["y"], domain="local")], {}, functions=[function], domains=("local",))
+    model = made(
+        [helper.make_node("Twice", ["x"], ["y"], domain="local")], {}, functions=[function], domains=("local",)
+    )
     assert unsupported(model) == ()
     x = values(2, 6)
     np.testing.assert_allclose(differentiable(model).apply({}, {"x": x})["y"], 2 * x)
@@ -219,7 +221,9 @@ def test_functions_that_call_themselves_are_refused():
         "local", "Again", ["a"], ["b"], [helper.make_node("Again", ["a"], ["b"], domain="local")],
         [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)],
     )  # fmt: skip
-    model = made([helper.make_node("Again", ["x"], ["y"], domain="local")], {}, functions=[function], domains=("local",))
+    model = made(
+        [helper.make_node("Again", ["x"], ["y"], domain="local")], {}, functions=[function], domains=("local",)
+    )
     with pytest.raises(InputError, match="call themselves"):
         unsupported(model)
 
@@ -262,6 +266,20 @@ def test_constants_of_an_absurd_size_are_refused():
     ]
     with pytest.raises(InputError, match=r"node 'bomb' \(ConstantOfShape\).*elements"):
         differentiable(made(nodes, {"s": np.asarray([1 << 20, 1 << 20])}))
+
+
+def test_products_of_constants_that_explode_take_no_memory():
+    # 2¹³ · 2¹³ · 2¹³ elements, were they computed while the model is judged.
+    tensors = {"a": values(1 << 13, 1, 1), "b": values(1, 1 << 13, 1), "c": values(1, 1, 1 << 13)}
+    nodes = [
+        helper.make_node("Equal", ["a", "b"], ["d"]),
+        helper.make_node("Equal", ["b", "c"], ["e"]),
+        helper.make_node("Or", ["d", "e"], ["f"]),
+        helper.make_node("Cast", ["f"], ["g"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["g"], ["h"], keepdims=0),
+        helper.make_node("Add", ["x", "h"], ["y"]),
+    ]
+    assert unsupported(made(nodes, tensors)) == ()
 
 
 def test_strings_and_sequences_as_inputs_are_refused():

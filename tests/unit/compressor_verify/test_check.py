@@ -39,7 +39,7 @@ def setting(v, tmp_path):
 def test_holds_natively_and_elsewhere(v, setting):
     chosen, file, work = setting
     machines = v.fleet(v.machine(AVX2), missing={DOT: "install something"})
-    rows = verify(file("int8-weights"), classes=["arm64-dotprod", "amd64-vnni", "amd64-avx2", "amd64-vnni"],
+    rows = verify(file("float16-weights"), classes=["arm64-dotprod", "amd64-vnni", "amd64-avx2", "amd64-vnni"],
                   samples=chosen, machines=machines, work_dir=work)  # fmt: skip
     assert [r.hardware_class for r in rows] == ["arm64-dotprod", "amd64-vnni", "amd64-avx2"]
     missing, here, there = rows
@@ -70,7 +70,7 @@ for f in glob.glob(os.path.join(args[3], "[0-9]*.npz")):
 def test_lost_quality_is_said_with_both_numbers(v, setting):
     chosen, file, work = setting
     machines = v.fleet(v.machine(AVX2, shim(work, SPOIL)))
-    (row,) = verify(file("int8-weights"), classes=["amd64-avx2"], samples=chosen, machines=machines, work_dir=work)
+    (row,) = verify(file("float16-weights"), classes=["amd64-avx2"], samples=chosen, machines=machines, work_dir=work)
     assert row.holds is False
     assert row.quality_drop > 0.5
     assert row.max_error > 0.3
@@ -81,7 +81,7 @@ def test_lost_quality_is_said_with_both_numbers(v, setting):
 def test_no_worse_than_here_holds(v, setting):
     """A file over the budget on these samples everywhere is the pipeline's business, not this CPU's."""
     chosen, file, work = setting
-    path = file("int8-weights")
+    path = file("float16-weights")
     strict = Samples(chosen.feeds, lambda answers: type(chosen.judge(answers))(0.9, 0.1, over=True), chosen.rows)
     machines = v.fleet(v.machine(AVX2))
     here, there = verify(path, classes=["amd64-vnni", "amd64-avx2"], samples=strict, machines=machines, work_dir=work)
@@ -107,7 +107,7 @@ def test_what_cannot_run(v, setting, text, holds, how, said):
     program.write_text(text)
     program.chmod(0o755)
     machines = v.fleet(v.machine(AVX2, (str(program),)))
-    (row,) = verify(file("int8-weights"), classes=["amd64-avx2"], samples=chosen, machines=machines, work_dir=work,
+    (row,) = verify(file("float16-weights"), classes=["amd64-avx2"], samples=chosen, machines=machines, work_dir=work,
                     seconds=5)  # fmt: skip
     assert (row.holds, row.how) == (holds, how)
     assert said in row.message

@@ -19,6 +19,7 @@ def bare(monkeypatch, tmp_path):
     """An x86 machine with VNNI and an empty cache; QEMU is not installed."""
     native = host.detect().replace(platform="linux/amd64", hardware_class=HardwareClass.AMD64_VNNI, cpu_model="Example")
     monkeypatch.setattr(host, "detect", lambda: native)
+    monkeypatch.delenv("EDGEMODEL_EMULATION", raising=False)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(shutil, "which", lambda _: None)
@@ -80,6 +81,15 @@ def test_x86_runs_this_python_and_arm_one_of_its_own(bare):
     assert arm.environment == {"PYTHONPATH": str(folder / "site")}
     prefix = folder / "cpu" / "cortex-a72"
     assert arm.command[-3:] == ("-L", str(prefix), str(prefix / "usr" / "bin" / "python3.11"))
+
+
+def test_emulation_can_be_turned_off(bare, monkeypatch):
+    qemu(bare, "amd64")
+    monkeypatch.setenv("EDGEMODEL_EMULATION", "off")
+    found = machines(bare)
+    assert len(found.found) == 1
+    assert found.missing[HardwareClass.AMD64_AVX2] == "emulation is turned off by EDGEMODEL_EMULATION=off"
+    assert found.missing[HardwareClass.ARM_V7] == CANNOT[HardwareClass.ARM_V7]
 
 
 @pytest.mark.parametrize(("number", "good"), [("7.1.0", False), ("7.2.22", True), ("10.0.2", True), ("6.2.0", False)])

@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgemodel_agent.files import read_json, write_atomic, write_json
+from edgemodel_agent.files_mode import lay_down
 from edgemodel_agent.store import Blob, DamagedError, Store, VariantRecord
 from edgemodel_api.artifact import Golden
+from edgemodel_api.edgenode import ArtifactTarget
 
 
 def digest(content: bytes) -> str:
@@ -159,3 +161,55 @@ def test_read_json_of_what_is_not(tmp_path):
     (tmp_path / "cut.json").write_text('{"a": ')
     assert read_json(tmp_path / "cut.json") is None
     assert read_json(tmp_path / "absent.json") is None
+
+
+DATA = b"external data"
+
+
+@pytest.fixture
+def large(store) -> VariantRecord:
+    """A variant whose model has external data."""
+    record = store.record(put(store, "large")).replace(data_digest=digest(DATA), data_size=len(DATA))
+    store.save_record(record)
+    store.data_path(record.data_digest).write_bytes(DATA)
+    return record
+
+
+def test_a_model_with_external_data_loads_with_them_beside_it(store, large):
+    assert store.complete(large.digest)
+    loaded = store.load(large.digest)
+    assert loaded.data.read_bytes() == DATA
+    assert loaded.data.parent == loaded.model.parent
+    assert loaded.data.name == f"{hashlib.sha256(DATA).hexdigest()}.data"
+    assert Store(store.root).load(large.digest).data == loaded.data
+    assert store.load(put(store, "small")).data is None
+
+
+@pytest.mark.parametrize("content", [None, DATA[:-1], DATA[:-1] + b"A"])
+def test_damaged_external_data_are_never_loaded(store, large, content):
+    path = store.data_path(large.data_digest)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert store.complete(large.digest) == (content is not None and len(content) == len(DATA))
+    assert store.missing_bytes(large) == (0, 0 if store.complete(large.digest) else len(DATA))
+    with pytest.raises(DamagedError):
+        store.load(large.digest)
+    assert not path.exists()
+    assert not store.expanded(large)
+
+
+def test_collect_keeps_external_data_as_long_as_their_model(store, large):
+    store.collect({large.digest})
+    assert store.load(large.digest).data.read_bytes() == DATA
+    store.collect(set())
+    assert list(store.files.iterdir()) == []
+
+
+def test_files_mode_lays_external_data_beside_the_model(tmp_path, store, large):
+    target = ArtifactTarget(reference="oci://r/m", digest=large.digest, variant="v", revision="r")
+    loaded = store.load(large.digest)
+    path = lay_down(tmp_path / "files", target, loaded.model, loaded.data)
+    assert path.read_bytes() == b"model large"
+    assert path.with_name(loaded.data.name).read_bytes() == DATA
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted([loaded.data.name, "model.onnx", "variant.json"])

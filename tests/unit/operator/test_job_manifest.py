@@ -53,7 +53,7 @@ def test_the_plan_tries_again_and_not_kubernetes(built):
 def test_the_contract_comes_back(built):
     job, body = built()
     text = body["spec"]["template"]["metadata"]["annotations"][ANNOTATION_JOB]
-    expected = job.replace(volumes_dir="/volumes", in_pod=True)
+    expected = job.replace(volumes_dir="/volumes", in_pod=True, deadline_seconds=7200)
     assert JobSpec.model_validate_json(text) == expected
 
 
@@ -96,6 +96,10 @@ INPUTS = {
     "one claim for all": (
         {"source": ("pvc://b/m", None), "calibration": ("pvc://b/c", None), "validation": ("pvc://b/v", None)},
         {"/volumes/b": "b"},
+    ),
+    "training data, too": (
+        {"training": ("pvc://b/t", None), "calibration": ("s3://bucket/x.npz", "s3.keys")},
+        {"/volumes/b": "b", "/credentials/calibration": "s3.keys"},
     ),
     "two claims": (
         {"source": ("pvc://source/m", None), "calibration": ("pvc://a.b/c", None)},

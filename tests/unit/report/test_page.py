@@ -10,7 +10,7 @@ import pytest
 
 from edgemodel_api.edgemodel import Budget
 from edgemodel_api.edgenode import TargetState
-from edgemodel_api.report import Layer, Measurement, QualityBasis, QualityKind
+from edgemodel_api.report import Diagnosis, Layer, Measurement, QualityBasis, QualityKind
 from edgemodel_cli.html_report import render
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -71,6 +71,22 @@ def test_says_what_happened(usual):
         "http://127.0.0.1:4000", "onnxruntime", "Example CPU", "wave 1", "wave 2", "dense3",
     ):  # fmt: skip
         assert expected in text, expected
+
+
+def test_says_why_nothing_passed(make):
+    found = Diagnosis(
+        nearest="int4",
+        missing={"maxQualityDrop": 0.231, "maxSize": float("inf")},
+        costly_layers=("conv1", "<b>"),
+        suggestions=("maxQualityDrop 1.24% would let int4 through",),
+    )
+    text = Page(render(make.report_of(make.USUAL, diagnosis=found), make.model_of(), (), ())).text
+    for expected in (
+        "Why no candidate keeps the budget", "it misses maxQualityDrop by 23.1 % of the limit", "conv1", "<b>",
+        "maxQualityDrop 1.24% would let int4 through",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "maxSize by" not in text
 
 
 def test_needs_nothing_from_outside(usual):

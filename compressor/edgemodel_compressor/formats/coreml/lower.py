@@ -91,6 +91,9 @@ class Builder:
 def _feedable(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and any(not isinstance(v, (int, float, bool, np.integer)) for v in value):
         return [_feedable(v) for v in value]
+    if isinstance(value, np.uint32):
+        # The one parameter that MIL wants unsigned: pixel_unshuffle's.
+        return value
     return constant(value) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
@@ -378,7 +381,7 @@ class Conversion:
 #: Follow from other things, or mean nothing for inference.
 _REDUNDANT = frozenset(
     {
-        "activation_alpha", "activation_beta", "consumed_inputs", "dtype", "hidden_size", "is_test", "kernel_shape",
+        "activation_alpha", "activation_beta", "consumed_inputs", "hidden_size", "is_test", "kernel_shape",
         "momentum", "ratio", "round_mode", "saturate", "seed", "sorted", "spatial", "stash_type",
     }
 )  # fmt: skip

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .lower import Node, Unsupported, Value, lowers
+from .lower import Node, Unsupported, Value, kind_of, lowers
+from .ops_elementwise import as_float
 
 
 def explicit_pads(
@@ -16,8 +17,8 @@ def explicit_pads(
     """`pads` and `auto_pad` as MIL's pairs: before and after each axis."""
     mode = node.attr("auto_pad", "NOTSET")
     rank = len(size)
+    pads = [int(p) for p in node.attr("pads", [0] * (2 * rank))]
     if mode in ("NOTSET", ""):
-        pads = [int(p) for p in node.attr("pads", [0] * (2 * rank))]
         return [pads[i + j * rank] for i in range(rank) for j in range(2)]
     if mode == "VALID":
         return [0] * (2 * rank)
@@ -81,7 +82,8 @@ def _conv_transpose(node: Node) -> Value:
     extra = node.ints("output_padding") or [0] * rank
     size, kernel = node.shape(0)[2:], weight.shape[2:]
     full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(size, strides, kernel, dilations, strict=True)]
-    wanted = node.ints("output_shape")
+    # With an output_shape pads are not looked at.
+    wanted, _ = node.ints("output_shape"), node.attr("pads")
     mode = node.attr("auto_pad", "NOTSET")
     if wanted is not None or mode.startswith("SAME"):
         out = wanted[-rank:] if wanted is not None else [n * s for n, s in zip(size, strides, strict=True)]
@@ -155,7 +157,9 @@ def _max_pool(node: Node) -> Value:
     node.only(not node.wants(1), "its output Indices is used, which Core ML's pooling lacks")
     node.only(not node.attr("storage_order", 0), "storage_order 1")
     kernel, strides, pads, _ = _window(node)
-    return node.mb.max_pool(x=node[0], kernel_sizes=kernel, strides=strides, pad_type="custom", pad=pads)
+    x = as_float(node, node[0])
+    result = node.mb.max_pool(x=x, kernel_sizes=kernel, strides=strides, pad_type="custom", pad=pads)
+    return result if kind_of(node[0]) == "f" else node.mb.cast(x=result, dtype="int32")
 
 
 @lowers("AveragePool", note="without dilations; ceil_mode where padding is not counted")

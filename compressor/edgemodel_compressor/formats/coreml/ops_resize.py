@@ -23,6 +23,9 @@ _MAX_MATRIX = 2**22
 
 @lowers("Resize", "Upsample", note="all modes but tf_crop_and_resize, with constant sizes")
 def _resize(node: Node) -> Value:
+    for attribute in node.proto.attribute:
+        # onnxruntime gets them all, or there is nothing to do.
+        node.attr(attribute.name)
     node.only(node.attr("coordinate_transformation_mode") != "tf_crop_and_resize", "tf_crop_and_resize")
     shape = node.shape(0)
     scales, sizes = _wanted(node, len(shape))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from .lower import MAX_RANK, Node, Unsupported, Value, kind_of, lowers, shape_of
 from .ops_elementwise import as_bool, as_float, as_int
@@ -105,9 +106,9 @@ def _tile(node: Node) -> Value:
 def _concat(node: Node) -> Value:
     values = [node[i] for i in range(node.count())]
     values = [v for v in values if 0 not in shape_of(v)]
+    axis = int(node.attr("axis", 1))
     if len(values) == 1:
         return node.mb.identity(x=values[0])
-    axis = int(node.attr("axis", 1))
     return node.mb.concat(values=[node.conversion.var(v) for v in values], axis=axis)
 
 
@@ -120,11 +121,15 @@ def _split(node: Node) -> Sequence[Value]:
     if sizes is None:
         each = -(-size // count)
         sizes = [min(each, size - i * each) for i in range(count)]
-    node.only(all(s > 0 for s in sizes), f"empty parts {sizes}")
-    if len(sizes) == 1:
-        return [node.mb.identity(x=node[0])]
-    parts: Sequence[Value] = node.mb.split(x=node[0], axis=axis, split_sizes=sizes)
-    return parts
+    # Core ML has no empty arrays: empty parts are constants, which Concat leaves out.
+    filled = [s for s in sizes if s > 0]
+    node.only(filled, f"empty parts {sizes}")
+    parts = iter(
+        [node.mb.identity(x=node[0])] if len(filled) == 1 else node.mb.split(x=node[0], axis=axis, split_sizes=filled)
+    )
+    empty = list(node.shape(0))
+    empty[axis] = 0
+    return [next(parts) if s > 0 else np.zeros(empty, np.float32) for s in sizes]
 
 
 @lowers("Slice")
@@ -157,6 +162,7 @@ def _slice(node: Node) -> Value:
 @lowers("Pad", note="constant, reflect, edge and wrap, with constant pads")
 def _pad(node: Node) -> Value:
     shape = node.shape(0)
+    mode, _ = node.attr("mode", "constant"), node.attr("value")
     given = node.ints("pads", 1) or node.ints("paddings") or []
     axes = node.ints("axes", 3) or list(range(len(shape)))
     pairs = [[0, 0] for _ in shape]
@@ -172,18 +178,52 @@ def _pad(node: Node) -> Value:
         pairs = [[max(b, 0), max(e, 0)] for b, e in pairs]
     if not any(p for pair in pairs for p in pair):
         return node.mb.identity(x=x) if x is node[0] else x
-    mode = node.attr("mode", "constant")
     if mode == "constant":
         return _constant_pad(node, x, pairs)
-    # Other modes are lookups, on any axis.
-    numpy_mode = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}.get(mode)
-    node.only(numpy_mode, f"mode {mode!r}")
+    node.only(mode in ("reflect", "edge", "wrap"), f"mode {mode!r}")
+    least = {"reflect": 1, "edge": 0, "wrap": 0}[mode]
+    fits = all(max(pair) <= d - least for pair, d in zip(pairs, shape, strict=True))
+    if fits and mode != "wrap" and not any(p for pair in pairs[:-2] for p in pair):
+        name = "reflect" if mode == "reflect" else "replicate"
+        last = [p for pair in pairs[-2:] for p in pair]
+        if kind_of(x) == "f":
+            return node.mb.pad(x=x, pad=last, mode=name)
+    return _by_parts(node, x, pairs, mode)
+
+
+def _by_parts(node: Node, x: Value, pairs: list[list[int]], mode: str) -> Value:
+    """Padding that MIL's `pad` lacks: slices of x before and after it, on any axis."""
     for axis, (before, after) in enumerate(pairs):
-        if before or after:
-            mode_argument: Any = numpy_mode
-            indices = np.pad(np.arange(shape[axis], dtype=np.int32), (before, after), mode=mode_argument)
+        size = shape_of(x)[axis]
+        if not before and not after:
+            continue
+        if max(before, after) > size - (mode == "reflect"):
+            # More than once round: a lookup.
+            indices = np.pad(np.arange(size, dtype=np.int32), (before, after), mode=_NUMPY_MODES[mode])
             x = node.mb.gather(x=x, indices=indices, axis=axis)
+            continue
+        first = {"reflect": (1, before + 1), "edge": (0, 1), "wrap": (size - before, size)}[mode]
+        last = {"reflect": (size - 1 - after, size - 1), "edge": (size - 1, size), "wrap": (0, after)}[mode]
+        parts = [_part(node, x, axis, first, count=before, mode=mode)] if before else []
+        parts.append(x)
+        parts += [_part(node, x, axis, last, count=after, mode=mode)] if after else []
+        x = node.mb.concat(values=parts, axis=axis)
     return x
+
+
+def _part(node: Node, x: Value, axis: int, bounds: tuple[int, int], *, count: int, mode: str) -> Value:
+    begin, end = [0] * len(shape_of(x)), list(shape_of(x))
+    begin[axis], end[axis] = bounds
+    part = node.mb.slice_by_index(x=x, begin=begin, end=end)
+    if mode == "reflect":
+        return node.mb.reverse(x=part, axes=[axis])
+    if mode == "edge" and count > 1:
+        return node.mb.tile(x=part, reps=[count if i == axis else 1 for i in range(len(begin))])
+    return part
+
+
+#: As `numpy.pad` has them.
+_NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 def _constant_pad(node: Node, x: Value, pairs: list[list[int]]) -> Value:
@@ -211,7 +251,7 @@ def _depth_to_space(node: Node) -> Value:
 def _space_to_depth(node: Node) -> Value:
     block = int(node.attr("blocksize"))
     if node.attr("mode", "DCR") == "CRD":
-        return node.mb.pixel_unshuffle(x=node[0], downscale_factor=block)
+        return node.mb.pixel_unshuffle(x=node[0], downscale_factor=np.uint32(block))
     return node.mb.space_to_depth(x=node[0], block_size=block)
 
 
@@ -244,8 +284,8 @@ def _reverse_sequence(node: Node) -> Value:
 @lowers("Shape", "Size", "ConstantOfShape", "Constant", "Range", "EyeLike", note="where they follow from fixed shapes")
 def _folded(node: Node) -> Value:
     if node.op == "EyeLike":
-        shape = node.shape(0)
-        return np.eye(
-            shape[0], shape[1], int(node.attr("k", 0)), dtype=np.float32 if kind_of(node[0]) == "f" else np.int32
-        )
+        rows, columns = node.shape(0)
+        given = node.attr("dtype")
+        dtype = helper.tensor_dtype_to_np_dtype(given) if given else {"f": "f4", "i": "i8"}.get(kind_of(node[0]), "?")
+        return np.eye(rows, columns, int(node.attr("k", 0)), dtype=dtype)
     raise Unsupported("its inputs depend on the model's input, so that shapes would")

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import helper, inliner
+from onnx import helper, inliner, shape_inference
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
 
 from .names import Names, plain, valid
 
+#: Operators that ONNX itself defines by others, which are taken instead.
+WRITTEN_OUT = ("Attention", "RotaryEmbedding")
 #: What a caller may give: a shape by input name.
 Shapes = Mapping[str, Sequence[int]]
 
@@ -69,6 +71,8 @@ def prepare(model: Any, shapes: Shapes | None = None) -> Prepared:
     wanted = dict(shapes or {})
     if model.functions:
         model = inliner.inline_local_functions(model)
+    if any(n.op_type in WRITTEN_OUT and n.domain in ("", "ai.onnx") for n in model.graph.node):
+        model = _written_out(model)
     defaults = {t.name for t in model.graph.initializer}
     if unknown := sorted(set(wanted) - {v.name for v in model.graph.input}):
         raise InputError(f"shapes: the model has no input {', '.join(unknown)}")
@@ -85,6 +89,26 @@ def prepare(model: Any, shapes: Shapes | None = None) -> Prepared:
             "The batch axis is fixed to 1, as Core ML apps expect: more samples go through MLModel's batch prediction"
         )
     return Prepared(model, tuple(inputs), outputs, names, tuple(notes))
+
+
+def _written_out(model: Any) -> Any:
+    """A copy with these operators as ONNX defines them; the inliner wants to know the types of their inputs."""
+    typed = type(model)()
+    typed.CopyFrom(model)
+    known = {v.name for v in (*typed.graph.value_info, *typed.graph.input)}
+    for tensor in typed.graph.initializer:
+        if tensor.name not in known:
+            typed.graph.value_info.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    chosen = [("", op) for op in WRITTEN_OUT]
+    try:
+        typed = shape_inference.infer_shapes(typed, data_prop=True)
+        return inliner.inline_selected_functions(typed, chosen, exclude=False, inline_schema_functions=True)
+    except Exception as error:  # onnx raises types of its own
+        raise InputError(
+            f"Core ML: {' and '.join(WRITTEN_OUT)} cannot be written out ({str(error).splitlines()[0][:200]}): export the"
+            " model with the operators that they are made of",
+            reason=NOT_SUPPORTED,
+        ) from None
 
 
 def _batch_words(model: Any, defaults: set[str]) -> set[str]:

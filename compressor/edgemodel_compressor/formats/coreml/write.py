@@ -31,7 +31,7 @@ from .library import coremltools, quiet
 from .lower import LOWERINGS
 from .mil import Array
 from .package import read_package, write_package
-from .prepare import Port, Shapes
+from .prepare import WRITTEN_OUT, Port, Shapes
 from .program import MilProgram, decode
 from .session import SIGNATURE, End, open_run, signature_text
 
@@ -41,7 +41,11 @@ PALETTIZED = {f"palettized-{bits}": bits for bits in (8, 6, 4, 2)}
 #: What a package can hold its weights in.
 ENCODINGS = (FLOAT32, FLOAT16, INT8_WEIGHTS, *PALETTIZED, SPARSE)
 #: ONNX operator → what of it is converted; empty: all. The coverage table is made of it.
-OPS = {name: lowering.note for name, lowering in sorted(LOWERINGS.items())} | {"If": "with a constant condition"}
+OPS = {
+    **{name: lowering.note for name, lowering in LOWERINGS.items()},
+    **dict.fromkeys(WRITTEN_OUT, "as the operators that ONNX defines it by"),
+    "If": "with a constant condition",
+}
 #: Largest mean relative error of the uncompressed program, by the type that it computes in.
 TOLERANCE = {FLOAT32: 1e-4, FLOAT16: 2e-2}
 #: Relative rounding of half precision, and its smallest step.
@@ -172,7 +176,9 @@ class _Cases:
         """How far onnxruntime's own answers move with the float inputs' last digits."""
         rng = np.random.default_rng(_SEED)
         moved = {
-            name: (a * (1 + _NUDGE * rng.standard_normal(a.shape))).astype(a.dtype) if a.dtype.kind == "f" else a
+            name: (a.astype(np.float64) * (1 + _NUDGE * rng.standard_normal(a.shape))).astype(a.dtype)
+            if a.dtype.kind == "f"
+            else a
             for name, a in self.feeds.items()
         }
         return compare_answers(_answers(self.onnx, moved, self.rows), self.answers, self.count).max_error

@@ -58,10 +58,12 @@ class Emitter:
         self.graph.ops.append(Op(code, list(inputs), outputs, options, self.node, self.exact))
         return outputs
 
-    def constant(self, values: Any, dtype: npt.DTypeLike | None = None, name: str = "constant") -> Tensor:
-        """Numbers that are stored in the file."""
+    def constant(
+        self, values: Any, dtype: npt.DTypeLike | None = None, *, name: str | None = None, label: str = "constant"
+    ) -> Tensor:
+        """Numbers that are stored in the file: an initializer by its name, or something of this node's."""
         data = np.asarray(values, dtype=dtype)
-        return Tensor(f"{self.node}/{name}", tuple(int(d) for d in data.shape), data.dtype, data)
+        return Tensor(name or f"{self.node}/{label}", tuple(int(d) for d in data.shape), data.dtype, data)
 
     def scalar(self, value: float, like: Tensor) -> Tensor:
         """A constant of another tensor's type that broadcasts to any shape."""
@@ -69,7 +71,7 @@ class Emitter:
 
     def indices(self, values: Sequence[int] | Array) -> Tensor:
         """An int32 vector."""
-        return self.constant(np.asarray([int(v) for v in values], dtype=INDEX), name="indices")
+        return self.constant(np.asarray([int(v) for v in values], dtype=INDEX), label="indices")
 
     def unary(self, code: str, x: Tensor, **options: Any) -> Tensor:
         """Of the same shape and type."""
@@ -128,7 +130,7 @@ class Emitter:
         ]:
             return x
         if x.data is not None and not is_free(shape):
-            return self.constant(x.data.reshape(shape), name="reshaped")
+            return self.constant(x.data.reshape(shape), label="reshaped")
         if sum(isinstance(d, Free) for d in shape) > 1:
             return self.op("RESHAPE", [x, self.shape_vector(shape)], shape)
         target = [-1 if isinstance(d, Free) else int(d) for d in shape]
@@ -141,7 +143,7 @@ class Emitter:
         if order == tuple(range(len(order))):
             return x
         if x.data is not None:
-            return self.constant(np.transpose(x.data, order), name="transposed")
+            return self.constant(np.transpose(x.data, order), label="transposed")
         if only_units_move(x.shape, order):
             return self.reshape(x, shape)
         if len(order) > _TRANSPOSE_RANK:
@@ -196,7 +198,7 @@ class Emitter:
         if not any(a or b for a, b in pads):
             return x
         shape = tuple(d if not (a or b) else int(d) + a + b for d, (a, b) in zip(x.shape, pads, strict=True))
-        widths = self.constant(np.asarray(pads, dtype=INDEX).reshape(-1, 2), name="pads")
+        widths = self.constant(np.asarray(pads, dtype=INDEX).reshape(-1, 2), label="pads")
         if value is None:
             return self.op("PAD", [x, widths], shape)
         return self.op("PADV2", [x, widths, self.constant(np.asarray(value, dtype=x.dtype))], shape)

@@ -28,7 +28,7 @@ KINDS: MappingProxyType[str, frozenset[str]] = MappingProxyType({
     "GATHER_ND": _NUMBERS | {"int8", "uint8"}, "TILE": _MOVED, "TRANSPOSE": _MOVED, "BROADCAST_TO": _MOVED,
     "PACK": _NUMBERS, "UNPACK": _FLOAT | {"int32"}, "TOPK_V2": _NUMBERS, "ARG_MAX": _FLOAT | {"int32"},
     "ARG_MIN": _FLOAT | {"int32"}, "CUMSUM": _NUMBERS, "ONE_HOT": _MOVED, "FILL": _MOVED, "SHAPE": _ANY,
-    "RESHAPE": _ANY, "REVERSE_V2": _MOVED, "SCATTER_ND": _MOVED, "DEPTH_TO_SPACE": _FLOAT, "SPACE_TO_DEPTH": _FLOAT,
+    "RESHAPE": _ANY, "REVERSE_SEQUENCE": _NUMBERS, "SCATTER_ND": _MOVED, "DEPTH_TO_SPACE": _FLOAT, "SPACE_TO_DEPTH": _FLOAT,
     "QUANTIZE": _FLOAT, "DEQUANTIZE": frozenset({"int8", "float16"}),
 })  # fmt: skip
 _RANKS = MappingProxyType({

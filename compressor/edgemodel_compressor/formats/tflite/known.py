@@ -172,14 +172,18 @@ def _session(model: Any) -> Any:
 
     from edgemodel_compressor.formats.onnx_model import open_session
 
-    made = copy_of(model)
-    del made.graph.output[:]
-    for name in dict.fromkeys(n for node in made.graph.node for n in node.output if n):
-        made.graph.output.append(onnx.ValueInfoProto(name=name))
+    # For as long as it takes to write it down: a copy would hold all weights once more.
+    outputs = [copy_of(o) for o in model.graph.output]
+    del model.graph.output[:]
+    for name in dict.fromkeys(n for node in model.graph.node for n in node.output if n):
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
     try:
-        content = made.SerializeToString()
+        content = model.SerializeToString()
     except Exception as error:  # upb: EncodeError or ValueError, by version
         raise InputError(f"the model is too large for one file, and TFLite holds 2 GiB at most ({error})") from None
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(outputs)
     return open_session(content, level=onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
 
 

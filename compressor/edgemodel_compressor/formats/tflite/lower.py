@@ -73,7 +73,6 @@ def lower(model: Any, feeds: Arrays | None = None, *, free_batch: bool = True) -
     if problems:
         return Lowered(Graph(), problems)
     knowledge = know(prepared, feeds, free=free_batch)
-    find_activations(prepared, knowledge.tensors)
     result = _lower(prepared, knowledge)
     if isinstance(result, Lowered):
         return result
@@ -134,6 +133,7 @@ def _lower(model: Any, knowledge: Knowledge) -> Lowered | str:
     graph = Graph()
     emit = Emitter(graph)
     producers = {name: node for node in model.graph.node for name in node.output}
+    shorter = find_activations(model, knowledge.tensors)
     scope = Scope(emit, dict(knowledge.tensors), {}, opset(model), producers)
     for value in inputs_of(model):
         known = scope.known[value.name]
@@ -151,7 +151,7 @@ def _lower(model: Any, knowledge: Knowledge) -> Lowered | str:
             broken.update(outputs)
             continue
         try:
-            _one(node, scope)
+            _one(shorter.get(outputs[0], node) if outputs else node, scope)
         except NeedsFixedBatchError as error:
             broken.update(outputs)
             batch = batch or f"node {node.name} ({node.op_type}): {error}"
@@ -207,6 +207,9 @@ def _outputs(model: Any, scope: Scope, graph: Graph) -> tuple[str, ...]:
             problems.append(
                 f"output {value.name!r} is {known.dtype}, which TFLite does not compute: cast it in the model"
             )
+            continue
+        if 0 in map(int, known.shape):
+            problems.append(f"output {value.name!r} is empty ({[int(d) for d in known.shape]})")
             continue
         scope.emit.node, scope.emit.exact = value.name, False
         try:

@@ -170,14 +170,14 @@ def _convolved(
     for g in range(groups):
         part = e.cut(x, 3, g * per_in, (g + 1) * per_in)
         rows = slice(g * per_out, (g + 1) * per_out)
-        offset = e.constant(bias.data[rows] if bias.data is not None else np.zeros(per_out, np.float32), name="bias")
+        offset = e.constant(bias.data[rows] if bias.data is not None else np.zeros(per_out, np.float32), label="bias")
         parts.append(one(part, kernel[rows], offset, f"{name}/group{g}"))
     return e.concat(parts, 3)
 
 
 def _bias(site: Site, i: int, channels: int) -> Tensor:
     if not site.has(i):
-        return site.emit.constant(np.zeros(channels, np.float32), name="no_bias")
+        return site.emit.constant(np.zeros(channels, np.float32), label="no_bias")
     values = site.const(i)
     if values is None:
         raise Refused("its bias is computed while the model runs")
@@ -313,7 +313,7 @@ def _pool(site: Site) -> None:
         x, padding = e.pad(x, ((0, 0), *w.pads, (0, 0))), "VALID"
     y = e.op("AVERAGE_POOL_2D", [x], _after(x, w, padding, channels), padding=enum("Padding", padding), **options)
     if not plain_same and not np.all(factor == 1):
-        y = e.mul(y, e.constant(factor[None, :, :, None].astype(np.float32), name="counts"))
+        y = e.mul(y, e.constant(factor[None, :, :, None].astype(np.float32), label="counts"))
     give_spatial(site, y)
 
 

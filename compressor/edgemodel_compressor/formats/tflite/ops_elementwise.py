@@ -112,13 +112,15 @@ def _variadic(site: Site) -> None:
     site.elementwise(compute)
 
 
-@lowers("Reciprocal", "Pow", "Mod", note="Mod: integers with a divisor's sign, or fmod of floats")
+@lowers("Reciprocal", "Pow", "Mod", note="Mod: int32, int64 and float32")
 def _arithmetic(site: Site) -> None:
     e = site.emit
     if site.op == "Reciprocal":
         site.elementwise(lambda x: e.div(e.scalar(1, x), x))
     elif site.op == "Pow":
         _pow(site)
+    elif site.dtype().kind == "f" and not site.attr("fmod", 0):
+        site.elementwise(lambda a, b: e.binary("FLOOR_MOD", a, b))
     elif site.dtype().kind == "f":
         # fmod has the sign of the dividend: a − trunc(a / b) · b loses bits where a / b is large, |a| mod |b| does not.
         def fmod(a: Tensor, b: Tensor) -> Tensor:
@@ -235,7 +237,7 @@ def _prelu(site: Site) -> Compute:
         if slope.data is not None and len(x.shape) in (2, 3, 4) and slope.data.size == slope.data.shape[-1]:
             # TFLite's slope has one dimension less than x, and is shared where it is 1.
             shape = (1,) * (len(x.shape) - 2) + (slope.data.size,)
-            return e.op("PRELU", [x, e.constant(slope.data.reshape(shape), name="slope")], x.shape)
+            return e.op("PRELU", [x, e.constant(slope.data.reshape(shape), label="slope")], x.shape)
         return e.add(e.unary("RELU", x), e.mul(e.at_most(x, 0.0), slope))
 
     return compute

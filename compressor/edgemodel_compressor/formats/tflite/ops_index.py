@@ -29,7 +29,7 @@ def _gather(site: Site) -> None:
     perm = site.perm() if constant.ndim < 2 else plain(site.rank())
     x = site.get(0, perm)
     at = perm.index(axis)
-    y = e.gather(x, e.constant(order, name="indices"), at)
+    y = e.gather(x, e.constant(order, label="indices"), at)
     if constant.ndim == 0:
         kept = [a for a in perm if a != axis]
         site.give(y, tuple(a - (a > axis) for a in kept))
@@ -45,7 +45,7 @@ def _gather_nd(site: Site) -> None:
     indices = site.get(1)
     if constant is not None:
         sizes = np.asarray([int(d) for d in site.shape()[: constant.shape[-1]]])
-        indices = site.emit.constant(np.where(constant < 0, constant + sizes, constant).astype(INDEX), name="indices")
+        indices = site.emit.constant(np.where(constant < 0, constant + sizes, constant).astype(INDEX), label="indices")
     site.give(site.emit.op("GATHER_ND", [site.get(0), indices], site.out().shape))
 
 
@@ -57,7 +57,7 @@ def _gather_elements(site: Site) -> None:
     axis = site.axis(0)
     places: list[Array] = list(np.indices(indices.shape))
     places[axis] = np.where(indices < 0, indices + int(site.shape()[axis]), indices)
-    where = site.emit.constant(np.stack(places, axis=-1).astype(INDEX), name="indices")
+    where = site.emit.constant(np.stack(places, axis=-1).astype(INDEX), label="indices")
     site.give(site.emit.op("GATHER_ND", [site.get(0), where], site.out().shape))
 
 
@@ -77,8 +77,10 @@ def _scatter_nd(site: Site) -> None:
         raise Refused("an index is there twice")
     mask = np.zeros(shape, dtype=bool)
     mask[tuple(flat.T)] = True
-    spread = e.op("SCATTER_ND", [e.constant(where, name="indices"), site.get(2), e.indices(shape)], shape, site.dtype())
-    site.give(e.select(e.constant(mask, name="mask"), spread, site.get(0)))
+    spread = e.op(
+        "SCATTER_ND", [e.constant(where, label="indices"), site.get(2), e.indices(shape)], shape, site.dtype()
+    )
+    site.give(e.select(e.constant(mask, label="mask"), spread, site.get(0)))
 
 
 @lowers("ArgMax", "ArgMin", note="the first of equal ones")
@@ -141,10 +143,10 @@ def _trilu(site: Site) -> None:
     ones: Array = np.ones((rows, columns), dtype=bool)
     mask = np.triu(ones, k) if site.attr("upper", 1) else np.tril(ones, k)
     x = site.get(0)
-    site.give(e.select(e.constant(mask, name="mask"), x, e.scalar(0, x)))
+    site.give(e.select(e.constant(mask, label="mask"), x, e.scalar(0, x)))
 
 
-@lowers("OneHot", note="constant depth and values; negative indices where they are constants")
+@lowers("OneHot", note="constant depth and values")
 def _one_hot(site: Site) -> None:
     e = site.emit
     depth = int(site.need_const(1, "depth").reshape(-1)[0])
@@ -152,11 +154,10 @@ def _one_hot(site: Site) -> None:
     constant = site.const(0)
     kind = site.dtype(0)
     if constant is not None:
-        indices = e.constant(np.where(constant < 0, constant + depth, constant).astype(INDEX), name="indices")
-    elif kind.name in ("int32", "int64"):
-        indices = site.get(0)
+        indices = e.constant(np.where(constant < 0, constant + depth, constant).astype(INDEX), label="indices")
     else:
-        raise Refused(f"indices of {kind}")
+        raw = site.get(0) if kind.name in ("int32", "int64") else e.cast(site.get(0), INDEX)
+        indices = e.select(e.binary("LESS", raw, e.scalar(0, raw), np.bool_), e.add(raw, depth), raw)
     out = site.out().shape
     axis = site.axis(-1, len(out))
     values = [e.constant(np.asarray(depth, dtype=INDEX))] + [
@@ -165,11 +166,8 @@ def _one_hot(site: Site) -> None:
     site.give(e.op("ONE_HOT", [indices, *values], out, site.dtype(2), axis=-1 if axis == len(out) - 1 else axis))
 
 
-@lowers("ReverseSequence", note="constant lengths that are all the whole axis")
+@lowers("ReverseSequence")
 def _reverse(site: Site) -> None:
-    time = int(site.attr("time_axis", 0))
-    lengths = site.need_const(1, "sequence_lens")
-    if np.any(lengths != int(site.shape()[time])):
-        raise Refused("lengths that differ from the axis")
+    time, batch = int(site.attr("time_axis", 0)), int(site.attr("batch_axis", 1))
     x = site.get(0)
-    site.give(site.emit.op("REVERSE_V2", [x, site.emit.indices([time])], x.shape))
+    site.give(site.emit.op("REVERSE_SEQUENCE", [x, site.get(1)], x.shape, seqDim=time, batchDim=batch))

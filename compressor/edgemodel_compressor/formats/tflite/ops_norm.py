@@ -45,7 +45,7 @@ def _along(e: Emitter, values: Array, axis: int, perm: Perm, rank: int) -> Tenso
     shape[perm.index(axis)] = values.size
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
-    return e.constant(values.astype(np.float32).reshape(shape), name="parameter")
+    return e.constant(values.astype(np.float32).reshape(shape), label="parameter")
 
 
 def _normalized(e: Emitter, x: Tensor, axes: list[int], epsilon: float) -> Tensor:

@@ -62,6 +62,7 @@ def _recurrent(site: Site) -> None:
     e = site.emit
     x = site.get(0, (1, 0, 2) if layout else (0, 1, 2))
     outputs, states, memories = [], [], []
+    before = len(e.graph.ops)
     for d in range(directions):
         backward = str(site.attr("direction", "forward")) == "reverse" or d == 1
         cell = _cell(site, d, gates, hidden, directions)
@@ -69,6 +70,10 @@ def _recurrent(site: Site) -> None:
         outputs.append(made)
         states.append(state)
         memories.append(memory)
+    for op in e.graph.ops[before:]:
+        for tensor in op.outputs:
+            # Thousands of names would be a third of the file.
+            tensor.name = ""
     if site.wants(0):
         # [steps, directions, batch, hidden], or [batch, steps, directions, hidden].
         whole = e.concat([e.reshape(o, (steps, 1, batch, hidden)) for o in outputs], 1)
@@ -132,7 +137,9 @@ def _unrolled(
     step, merged = _STEPS[site.op](site, cell)
     # The input's part of all steps is one product.
     bias = cell.input_bias + merged
-    parts = e.dense(x, e.constant(cell.input_weight, name=site.name(1)), e.constant(bias, name="bias"))
+    parts = e.dense(x, e.constant(cell.input_weight, name=site.name(1)), e.constant(bias, label="bias"))
+    # What goes round stays float, or 8 bits would be rounded once more in every step.
+    e.exact = True
     rows = cell.gates * cell.hidden
     slices = e.many("UNPACK", [parts], [(batch, rows)] * steps, num=steps, axis=0)
     state = _initial(site, 5, d, batch=batch, hidden=cell.hidden, layout=layout)
@@ -141,6 +148,7 @@ def _unrolled(
     for t in reversed(range(steps)) if backward else range(steps):
         state, memory = step(e, slices[t], state, memory)
         made[t] = state
+    e.exact = False
     packed = e.op("PACK", made, (steps, batch, cell.hidden), axis=0, valuesCount=steps)
     return packed, state, memory
 
@@ -158,13 +166,11 @@ def _lstm(site: Site, cell: Cell) -> tuple[Step, Array]:
 
     def step(e: Emitter, part: Tensor, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
         total = e.add(part, e.dense(state, weight))
-        e.exact = True
         i, o, forget, c = _cut(e, total, 4)
         kept = e.mul(e.unary(f, forget), memory) if memory is not None else None
         new = e.mul(e.unary(f, i), e.unary(g, c))
         cell_state = e.add(new, kept) if kept is not None else new
         result = e.mul(e.unary(f, o), e.unary(h, cell_state))
-        e.exact = False
         return result, cell_state
 
     return step, cell.state_bias
@@ -175,9 +181,9 @@ def _gru(site: Site, cell: Cell) -> tuple[Step, Array]:
     f, g = cell.functions
     n = cell.hidden
     weight, before = cell.state_weight, bool(site.attr("linear_before_reset", 0))
-    gate_weight = site.emit.constant(weight[: 2 * n], name=f"{site.name(2)}/gates")
-    new_weight = site.emit.constant(weight[2 * n :], name=f"{site.name(2)}/new")
-    new_bias = site.emit.constant(cell.state_bias[2 * n :], name="state_bias") if before else None
+    gate_weight = site.emit.constant(weight[: 2 * n], label=f"{site.name(2)}/gates")
+    new_weight = site.emit.constant(weight[2 * n :], label=f"{site.name(2)}/new")
+    new_bias = site.emit.constant(cell.state_bias[2 * n :], label="state_bias") if before else None
     merged = cell.state_bias.copy()
     if before:
         # Rb of the new state is inside the reset, so it is not merged.
@@ -185,15 +191,11 @@ def _gru(site: Site, cell: Cell) -> tuple[Step, Array]:
 
     def step(e: Emitter, part: Tensor, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
         gates = e.add(e.cut(part, 1, 0, 2 * n), e.dense(state, gate_weight))
-        e.exact = True
         z, r = _cut(e, e.unary(f, gates), 2)
-        e.exact = False
         inner = e.mul(r, e.dense(state, new_weight, new_bias)) if before else e.dense(e.mul(r, state), new_weight)
-        e.exact = True
         new = e.unary(g, e.add(e.cut(part, 1, 2 * n, 3 * n), inner))
         # z · (state − new) + new
         result = e.add(e.mul(z, e.sub(state, new)), new)
-        e.exact = False
         return result, memory
 
     return step, merged

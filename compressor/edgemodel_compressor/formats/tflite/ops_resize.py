@@ -61,7 +61,7 @@ def _along(site: Site, x: Tensor, axis: int, weights: Array) -> Tensor:
         return e.gather(x, e.indices(picked), axis)
     rank = len(x.shape)
     order = (*(a for a in range(rank) if a != axis), axis)
-    moved = e.dense(e.transpose(x, order), e.constant(weights, name="resize"))
+    moved = e.dense(e.transpose(x, order), e.constant(weights, label="resize"))
     return e.transpose(moved, [order.index(a) for a in range(rank)])
 
 

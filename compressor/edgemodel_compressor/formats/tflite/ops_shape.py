@@ -152,7 +152,7 @@ def _extended(e: Emitter, x: Tensor, axis: int, pads: tuple[int, int], mode: str
             raise Refused(f"it reflects {max(pads)} of {size}; TFLite's MIRROR_PAD reflects less than all")
         widths = [pads if a == axis else (0, 0) for a in range(len(x.shape))]
         shape = tuple(size + before + after if a == axis else d for a, d in enumerate(x.shape))
-        return e.op("MIRROR_PAD", [x, e.constant(np.asarray(widths, dtype=INDEX), name="pads")], shape, mode=0)
+        return e.op("MIRROR_PAD", [x, e.constant(np.asarray(widths, dtype=INDEX), label="pads")], shape, mode=0)
     if mode not in ("edge", "wrap"):
         raise Refused(f"mode {mode}")
     if mode == "wrap" and max(pads) > size:

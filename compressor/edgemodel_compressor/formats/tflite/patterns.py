@@ -32,11 +32,11 @@ _BINARY: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 def _gelu(x: Values) -> Values:
-    return 0.5 * x * (1 + _ERF(x / math.sqrt(2)))
+    return np.asarray(0.5 * x * (1 + _ERF(x / math.sqrt(2))))
 
 
 def _gelu_tanh(x: Values) -> Values:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
 def _hard_swish(x: Values) -> Values:
@@ -51,15 +51,12 @@ _KNOWN: Mapping[str, tuple[tuple[str, dict[str, Any], Callable[[Values], Values]
 }
 
 
-def find_activations(model: Any, known: Mapping[str, Known]) -> int:
-    """Let the last node of each such part be the activation itself; what only it needed is left to be dropped.
+def find_activations(model: Any, known: Mapping[str, Known]) -> dict[str, Any]:
+    """One node for each such part, by the name of the tensor that it makes; what only the part needed can be dropped.
 
     Args:
-        model: prepared; changed in place.
+        model: prepared.
         known: of its tensors.
-
-    Returns:
-        how many were found.
     """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
@@ -68,19 +65,16 @@ def find_activations(model: Any, known: Mapping[str, Known]) -> int:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     uses = uses_of(graph)
-    count = 0
-    for node in list(graph.node):
+    found: dict[str, Any] = {}
+    for node in graph.node:
         for op, attributes, function in _KNOWN.get(node.op_type, ()):
             part = _part(node, function, producers, readers, known)
             if part is None or uses.get(part[1], 0) == 0:
                 continue
             source, result = part
-            last = producers[result]
-            made = helper.make_node(op, [source], [result], name=last.name, **attributes)
-            last.CopyFrom(made)
-            count += 1
+            found[result] = helper.make_node(op, [source], [result], name=producers[result].name, **attributes)
             break
-    return count
+    return found
 
 
 def _part(

@@ -191,7 +191,7 @@ class _Codes:
 def _tensor(tensor: Tensor, name: str, buffers: _Buffers) -> Any:
     s = classes()
     table = s.TensorT()
-    table.name = name
+    table.name = name or None
     table.shape = [int(d) for d in tensor.shape]
     if any(isinstance(d, Free) for d in tensor.shape):
         table.shapeSignature = [-1 if isinstance(d, Free) else int(d) for d in tensor.shape]
@@ -251,7 +251,9 @@ def _unique_names(graph: Graph, tensors: list[Tensor]) -> dict[int, str]:
             names[id(tensor)] = name
             taken.add(name)
     for tensor in tensors:
-        if id(tensor) not in names:
+        if not tensor.name:
+            names.setdefault(id(tensor), "")
+        elif id(tensor) not in names:
             name, n = tensor.name, 1
             while name in taken:
                 n += 1

@@ -181,6 +181,12 @@ class Site:
         if tensor.dtype != wanted:
             tensor = self.emit.cast(tensor, wanted)
         layout = plain(len(known.shape)) if perm is None else perm
+        shape = permuted(known.shape, layout)
+        if len(tensor.shape) != len(shape) and int(np.prod(tensor.shape)) == int(np.prod(shape)):
+            # A constant operand came without its leading ones.
+            tensor = self.emit.reshape(tensor, shape)
+        if tuple(map(int, tensor.shape)) != tuple(map(int, shape)):
+            raise Refused(f"its result would be {[int(d) for d in tensor.shape]} instead of {[int(d) for d in shape]}")
         if tensor.data is None and layout == plain(len(layout)):
             tensor.name = name
         self.scope.values.setdefault(name, Value(known.shape)).held[layout] = tensor
@@ -256,6 +262,9 @@ def _varying(scope: Scope, name: str, known: Known) -> Tensor:
             return scope.emit.cast(vector, one.dtype)
     if one.size and (one == one.flat[0]).all() and (many == one.flat[0]).all():
         return scope.emit.fill(known.shape, float(one.flat[0]), kind_of(one.dtype))
+    alone = all(not isinstance(d, Free) or int(d) == 1 for d in known.shape)
+    if alone and one.ndim == many.ndim and np.array_equal(np.broadcast_to(one, many.shape), many):
+        return scope.emit.expand(scope.emit.constant(one.astype(kind_of(one.dtype)), name=name), known.shape)
     raise NeedsFixedBatchError(f"{name!r} depends on the size of the batch")
 
 

@@ -19,6 +19,7 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.evaluate.runner import Arrays, Run, runner
 from edgemodel_oci.files import put, replacing
+from edgemodel_oci.golden import compare_outputs, run_cases
 
 from .equivalence import Equivalence, compare_runs
 from .known import ROWS, input_shapes, random_feeds
@@ -31,6 +32,10 @@ FLOAT32, FLOAT16, INT8_WEIGHTS, INT8_FULL = "float32", "float16", "int8-weights"
 #: Largest relative error against the ONNX model, by encoding. Float: rounding in another order. The others are bounds
 #: against a broken file; whether the quality is enough is for the gates to say.
 TOLERANCE: Mapping[str, float] = MappingProxyType({FLOAT32: 1e-3, FLOAT16: 2e-2, INT8_WEIGHTS: 0.25, INT8_FULL: 0.75})
+#: A model that is itself less exact than float32's tolerance (a logarithm of almost nothing, say) is held to so many
+#: times what a rounding of its inputs moves it by; this at most.
+SENSITIVE = 5.0
+MAX_SENSITIVITY = 0.01
 ENCODINGS = tuple(TOLERANCE)
 #: ONNX operator → what of it is converted; empty: all.
 OPS: Mapping[str, str] = MappingProxyType({op: REGISTRY[op][1] for op in sorted(REGISTRY)})
@@ -108,13 +113,14 @@ def convert(
     rows = _check_rows(model, feeds or calibration)
     notes = list(lowered.notes)
     content = serialize(lowered.graph, description=_DESCRIPTION)
-    check = _checked(
-        onnx, content, rows, lowered, TOLERANCE[FLOAT32] if tolerance is None or encoding != FLOAT32 else tolerance
-    )
+    limit = TOLERANCE[FLOAT32] if tolerance is None or encoding != FLOAT32 else tolerance
+    check, said = _checked(onnx, content, rows, lowered, limit, given=encoding == FLOAT32 and tolerance is not None)
+    notes += said
     if encoding != FLOAT32:
         content, more = _encoded(lowered, content, encoding, calibration or {}, float_nodes)
         notes += more
-        check = _checked(onnx, content, rows, lowered, TOLERANCE[encoding] if tolerance is None else tolerance)
+        limit = TOLERANCE[encoding] if tolerance is None else tolerance
+        check, _ = _checked(onnx, content, rows, lowered, limit, given=tolerance is not None)
     with replacing(dest) as file:
         put(file, content, dest)
     return Converted(dest, encoding, tuple(notes), len(content), check, lowered.free)
@@ -154,19 +160,23 @@ def _check_rows(model: Any, given: Arrays | None) -> Arrays:
     fixed = next((s[0] for s in shapes.values() if s and s[0] is not None), None)
     rows = CHECKED_ROWS if fixed is None else fixed
     made = random_feeds(model, shapes, rows, seed=1)
-    if given and all(
-        n in given and given[n].shape[1:] == a.shape[1:] and len(given[n]) >= (fixed or 1) for n, a in made.items()
-    ):
-        return {n: np.ascontiguousarray(given[n][:rows].astype(a.dtype, copy=False)) for n, a in made.items()}
+    if given and all(_fits(given.get(n), a, free=shapes[n][0] is None) for n, a in made.items()):
+        return {n: np.ascontiguousarray(given[n][: len(a)].astype(a.dtype, copy=False)) for n, a in made.items()}
     return made
 
 
-def _checked(onnx: Run, content: bytes, feeds: Arrays, lowered: Lowered, tolerance: float) -> Equivalence:
+def _fits(given: Any, wanted: Any, *, free: bool) -> bool:
+    return given is not None and given.shape[1:] == wanted.shape[1:] and len(given) >= (1 if free else len(wanted))
+
+
+def _checked(
+    onnx: Run, content: bytes, feeds: Arrays, lowered: Lowered, tolerance: float, *, given: bool
+) -> tuple[Equivalence, tuple[str, ...]]:
     """One sample at a time (or the fixed batch), and some at once where the batch is free; with XNNPACK and without."""
     first = next(iter(lowered.graph.inputs.values()))
     rows = 1 if lowered.free or not first.shape else int(first.shape[0])
     many = {n: a[:ROWS] for n, a in feeds.items()} if lowered.free else {}
-    result: Equivalence | None = None
+    results, notes = [], []
     for delegates in (True, False):
         tflite = isolated_run(content, delegates=delegates)
         try:
@@ -177,14 +187,33 @@ def _checked(onnx: Run, content: bytes, feeds: Arrays, lowered: Lowered, toleran
             raise InputError(
                 f"the TFLite file cannot be run ({error}), so it was not written: take TFLite out of spec.formats"
             ) from None
-        worst = max(checks, key=lambda e: e.max_error)
-        if not worst.max_error <= tolerance:
+        results.append(checks[0])
+        worst = max(e.max_error for e in checks)
+        if not worst <= tolerance and not given:
+            moved = min(_sensitivity(onnx, feeds, rows), MAX_SENSITIVITY)
+            if moved > tolerance / SENSITIVE:
+                tolerance = SENSITIVE * moved
+                notes.append(
+                    f"rounding moves the ONNX model's own answers by {moved:.2g}, and {tolerance:.2g} was allowed"
+                )
+        if not worst <= tolerance:
             raise InputError(
-                f"the TFLite file disagrees with the ONNX model: relative error {worst.max_error:.3g} over"
-                f" {worst.cases} rows, at most {tolerance:.3g} is allowed: it was not written; take TFLite out of"
-                " spec.formats, or choose another encoding"
+                f"the TFLite file disagrees with the ONNX model: relative error {worst:.3g} over {results[0].cases} rows,"
+                f" at most {tolerance:.3g} is allowed: it was not written; take TFLite out of spec.formats, or choose"
+                " another encoding"
             )
-        result = result or checks[0]
-    if result is None:
-        raise AssertionError
-    return result
+    return results[0], tuple(notes)
+
+
+def _sensitivity(onnx: Run, feeds: Arrays, rows: int) -> float:
+    """How far the ONNX model's own answers move when its float inputs move by a few roundings (1e-6 of each)."""
+    rng = np.random.default_rng(0)
+    moved = {
+        n: (a.astype(np.float64) * (1 + 1e-6 * rng.standard_normal(a.shape))).astype(a.dtype)
+        if a.dtype.kind == "f"
+        else a
+        for n, a in feeds.items()
+    }
+    return compare_outputs(
+        run_cases(onnx, moved, rows=rows), run_cases(onnx, feeds, rows=rows), min(len(a) for a in feeds.values())
+    ).error

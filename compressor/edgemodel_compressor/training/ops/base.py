@@ -118,8 +118,11 @@ def is_static(value: Value) -> bool:
 
 def lift(value: Value) -> Any:
     """A value for JAX: floats as float32, integers at most 32 bits wide (clipped: INT64_MAX means "to the end")."""
-    if value is None or isinstance(value, jax.Array):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, jax.Array):
+        narrow = _narrow(np.dtype(value.dtype))
+        return value if narrow is None else value.astype(narrow)
     array = np.asarray(value)
     if array.dtype.kind in "OSUc":
         raise NotConvertibleError(f"values of type {array.dtype.name} cannot be differentiated")
@@ -182,6 +185,16 @@ def bounded(shape: Sequence[int]) -> tuple[int, ...]:
     if elements > MAX_STATIC_ELEMENTS:
         raise ValueError(f"shape {list(found)} has {elements} elements, at most {MAX_STATIC_ELEMENTS} are possible")
     return found
+
+
+def bounded_broadcast(call: Call, *values: Value) -> None:
+    """That known values do not broadcast to more than any honest constant.
+
+    Raises:
+        ValueError: they do, or cannot be broadcast.
+    """
+    if call.np is np:
+        bounded(np.broadcast_shapes(*(np.shape(v) for v in values)))
 
 
 def dtype_of(code: int, *, static: bool) -> np.dtype[Any]:

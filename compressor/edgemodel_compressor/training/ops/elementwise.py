@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .base import Call, NotConvertibleError, Value, known, op
+from .base import Call, NotConvertibleError, Value, bounded_broadcast, known, op
 
 _UNARY = {
     "Abs": "abs", "Neg": "negative", "Ceil": "ceil", "Floor": "floor", "Sqrt": "sqrt", "Exp": "exp", "Log": "log",
@@ -29,6 +29,7 @@ def _unary(call: Call, x: Value) -> Value:
 
 
 def _binary(call: Call, a: Value, b: Value) -> Value:
+    bounded_broadcast(call, a, b)
     return getattr(call.np, _BINARY[call.op])(a, b)
 
 
@@ -62,6 +63,7 @@ def _pow(call: Call, a: Value, b: Value) -> Value:
 
 @op("Max", "Min", "Sum", "Mean", since=8)
 def _variadic(call: Call, *inputs: Value) -> Value:
+    bounded_broadcast(call, *inputs)
     combine = {"Max": call.np.maximum, "Min": call.np.minimum}.get(call.op, call.np.add)
     result = inputs[0]
     for x in inputs[1:]:
@@ -94,6 +96,7 @@ def _isinf(call: Call, x: Value) -> Value:
 
 @op("Where", since=9)
 def _where(call: Call, condition: Value, a: Value, b: Value) -> Value:
+    bounded_broadcast(call, condition, a, b)
     return call.np.where(condition, a, b)
 
 

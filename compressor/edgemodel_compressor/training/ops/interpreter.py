@@ -18,6 +18,8 @@ from .base import REGISTRY, Call, NotConvertibleError, Value, dtype_of, is_stati
 
 #: Graphs within graphs: If in Loop in If …
 MAX_NESTING = 16
+#: Elements of known inputs beyond which JAX computes with them: also bounds what outer products of constants can come to.
+MAX_FOLDED = 2**14
 #: What a subgraph's free name may be bound to.
 _Scope = dict[str, Value]
 
@@ -124,7 +126,7 @@ class Interpreter:
             return outputs
 
         try:
-            static = not conversion.traced and all(is_static(value) for value in inputs)
+            static = not conversion.traced and _foldable(inputs)
             call = Call(node.op_type, opset, _attributes_of(node), tuple(node.output), np if static else jnp, run)
             if not static:
                 inputs = [v if i in conversion.keep else lift(v) for i, v in enumerate(inputs)]
@@ -140,6 +142,11 @@ class Interpreter:
             shapes = ", ".join("absent" if v is None else f"{v.dtype}{list(v.shape)}" for v in inputs)
             raise NodeError(label, f"{_first_line(error)} (inputs: {shapes})", unsupported=False) from error
         return results if isinstance(results, tuple) else (results,)
+
+
+def _foldable(inputs: Sequence[Value]) -> bool:
+    """Whether numpy computes it while tracing: all known, and small enough for a shape, an index or a small mask."""
+    return all(is_static(v) for v in inputs) and sum(np.size(v) for v in inputs if v is not None) <= MAX_FOLDED
 
 
 def _attributes_of(node: Any) -> dict[str, Any]:

@@ -25,9 +25,9 @@ def _gemm(call: Call, a: Value, b: Value, c: Value = None) -> Value:
     return y + (c if beta == 1.0 else c * call.np.asarray(beta, c.dtype))
 
 
-@op("Einsum", since=12)
+@op("Einsum", since=12, traced=True)
 def _einsum(call: Call, *inputs: Value) -> Value:
-    return call.np.einsum(call.get("equation"), *inputs)
+    return jnp.einsum(call.get("equation"), *inputs)
 
 
 @op("FusedMatMul", domain="com.microsoft", traced=True)

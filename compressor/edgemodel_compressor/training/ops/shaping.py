@@ -22,6 +22,7 @@ from .base import (
     op,
 )
 
+_TO_THE_END = (np.iinfo(np.int32).max, np.iinfo(np.int64).max)
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
@@ -131,6 +132,8 @@ def _slice(call: Call, x: Value, *ranges: Value) -> Value:
         step, size, at = (steps[i] if steps else 1), x.shape[axis], axis_of(axis, x.ndim)
         start, end = (v + size if v < 0 else v for v in (starts[i], ends[i]))
         if step < 0:
+            # As onnxruntime has it, "to the end" is the beginning when going backwards.
+            end = -1 if ends[i] in _TO_THE_END else end
             # -1 would count from the end: None is "to the very beginning".
             start, stop = min(max(start, -1), size - 1), min(max(end, -1), size - 1)
             index[at] = slice(start, None if stop < 0 else stop, step) if start >= 0 else slice(0, 0)

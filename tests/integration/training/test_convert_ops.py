@@ -10,7 +10,7 @@ import os
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, currently_in_test_context, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -51,7 +51,7 @@ def compare(op, feeds, tensors=None, *, outputs=1, opset=17, domain="", atol=2e-
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         want = session.run(None, feeds)
     except Exception:  # onnxruntime has types of its own
-        assume(False)  # noqa: FBT003
+        assume(not currently_in_test_context())
         raise
     import jax
 
@@ -104,7 +104,10 @@ def test_conv_transpose(seed, rank, group, data):
 @given(st.sampled_from(["MaxPool", "AveragePool", "LpPool"]), seeds, st.integers(1, 3), st.data())
 def test_pooling(op, seed, rank, data):
     kernel = data.draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank))
-    attributes = {"kernel_shape": kernel, "strides": data.draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank))}
+    attributes = {
+        "kernel_shape": kernel,
+        "strides": data.draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank)),
+    }
     auto = data.draw(st.sampled_from(["NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]))
     if auto == "NOTSET":
         attributes["pads"] = [data.draw(st.integers(0, k - 1)) for k in (*kernel, *kernel)]
@@ -147,7 +150,7 @@ ACTIVATIONS = [
     ("Celu", {"alpha": 1.5}), ("ThresholdedRelu", {"alpha": 0.4}), ("Mish", {}), ("Gelu", {}),
     ("Gelu", {"approximate": "tanh"}), ("Softmax", {"axis": 1}), ("LogSoftmax", {}), ("Hardmax", {"axis": 0}),
     ("Exp", {}), ("Abs", {}), ("Neg", {}), ("Round", {}), ("Floor", {}), ("Sign", {}), ("Sin", {}), ("Shrink", {}),
-    ("LpNormalization", {"axis": 1, "p": 1}), ("LRN", {"size": 2}), ("MeanVarianceNormalization", {"axes": [0, 2]}),
+    ("LpNormalization", {"axis": 1, "p": 1}), ("LRN", {"size": 3}), ("MeanVarianceNormalization", {"axes": [0, 2]}),
 ]  # fmt: skip
 
 
@@ -165,7 +168,9 @@ def test_broadcasting(op, seed, shape):
     compare(op, {"a": a}, {"b": values(seed + 1, *shape) + np.float32(op == "Div") * 3})
 
 
-@pytest.mark.parametrize(("exponent", "dtype"), [(2.0, np.float32), (3.0, np.float32), (-1.0, np.float32), (2, np.int64)])
+@pytest.mark.parametrize(
+    ("exponent", "dtype"), [(2.0, np.float32), (3.0, np.float32), (-1.0, np.float32), (2, np.int64)]
+)
 def test_powers_of_negative_numbers_have_values_and_gradients(exponent, dtype):
     compare("Pow", {"a": values(1, 3, 4)}, {"b": np.asarray(exponent, dtype)})
 
@@ -176,7 +181,14 @@ def test_powers_of_negative_numbers_have_values_and_gradients(exponent, dtype):
     st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
 def test_recurrent(op, seed, direction, lengths, start, flag):
-    gates, dirs, hidden, size, steps, batch = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 1 + (direction == "bidirectional"), 4, 3, 5, 2
+    gates, dirs, hidden, size, steps, batch = (
+        {"LSTM": 4, "GRU": 3, "RNN": 1}[op],
+        1 + (direction == "bidirectional"),
+        4,
+        3,
+        5,
+        2,
+    )
     tensors = {
         "w": values(seed, dirs, gates * hidden, size), "r": values(seed + 1, dirs, gates * hidden, hidden, scale=0.5),
         "b": values(seed + 2, dirs, 2 * gates * hidden),
@@ -215,7 +227,9 @@ def test_layer_normalization(seed, axis, bias):
     compare("LayerNormalization", {"x": x}, tensors, axis=axis, epsilon=1e-3)
 
 
-@pytest.mark.parametrize("op", ["InstanceNormalization", "GroupNormalization", "BatchNormalization", "RMSNormalization"])
+@pytest.mark.parametrize(
+    "op", ["InstanceNormalization", "GroupNormalization", "BatchNormalization", "RMSNormalization"]
+)
 def test_other_normalizations(op):
     x = values(1, 2, 6, 4, 3)
     tensors = {"s": values(2, 6), "b": values(3, 6)}
@@ -290,7 +304,10 @@ def test_slice(seed, data):
     axes = data.draw(st.lists(st.integers(-3, 2), min_size=1, max_size=3, unique_by=lambda a: a % 3))
     bounds = st.integers(-8, 8) | st.sampled_from([2**63 - 1, -(2**63)])
     tensors = {k: np.asarray([data.draw(bounds) for _ in axes]) for k in ("starts", "ends")}
-    tensors |= {"axes": np.asarray(axes), "steps": np.asarray([data.draw(st.sampled_from([1, 2, -1, -2])) for _ in axes])}
+    tensors |= {
+        "axes": np.asarray(axes),
+        "steps": np.asarray([data.draw(st.sampled_from([1, 2, -1, -2])) for _ in axes]),
+    }
     compare("Slice", {"x": x}, tensors)
 
 
@@ -340,7 +357,9 @@ def test_einsum(seed, equation):
 
 
 @few
-@given(seeds, st.sampled_from(["bilinear", "nearest"]), st.sampled_from(["zeros", "border", "reflection"]), st.booleans())
+@given(
+    seeds, st.sampled_from(["bilinear", "nearest"]), st.sampled_from(["zeros", "border", "reflection"]), st.booleans()
+)
 def test_grid_sample(seed, mode, padding, aligned):
     grid = np.clip(values(seed + 1, 2, 3, 5, 2), -1.6, 1.6)
     compare("GridSample", {"x": values(seed, 2, 3, 4, 6), "grid": grid}, opset=16, mode=mode, padding_mode=padding,
@@ -379,7 +398,9 @@ def test_indices_outside_give_nan_not_another_row():
 
 
 def branch(name, op):
-    return helper.make_graph([helper.make_node(op, ["x"], [name])], name, [], [helper.make_tensor_value_info(name, 1, None)])
+    return helper.make_graph(
+        [helper.make_node(op, ["x"], [name])], name, [], [helper.make_tensor_value_info(name, 1, None)]
+    )
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -395,7 +416,9 @@ def test_if(known):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     f = differentiable(model)
     for x in (values(1, 2, 3), -np.abs(values(1, 2, 3))):
-        want = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        want = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[
+            0
+        ]
         np.testing.assert_allclose(f.apply({}, {"x": x})["y"], want)
 
 

@@ -165,22 +165,20 @@ def _measure(pictures: Pictures, seeds: int, *, verbose: bool) -> Result:
 
 
 def cnn(side: int) -> Any:
-    """Two convolutions and two dense layers, all weights zero: [n, 1, side, side] → logits [n, 10]."""
+    """Two convolutions (stride 2) and two dense layers, all weights zero: [n, 1, side, side] → logits [n, 10]."""
     flat = 32 * (side // 4) ** 2
     shapes = {
         "conv1.w": (16, 1, 3, 3), "conv1.b": (16,), "conv2.w": (32, 16, 3, 3), "conv2.b": (32,),
         "fc1.w": (128, flat), "fc1.b": (128,), "fc2.w": (10, 128), "fc2.b": (10,),
     }  # fmt: skip
-    pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    halving = {"pads": [1, 1, 1, 1], "strides": [2, 2]}
     node = helper.make_node
     nodes = [
-        node("Conv", ["x", "conv1.w", "conv1.b"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+        node("Conv", ["x", "conv1.w", "conv1.b"], ["c1"], name="conv1", **halving),
         node("Relu", ["c1"], ["r1"], name="relu1"),
-        node("MaxPool", ["r1"], ["p1"], name="pool1", **pool),
-        node("Conv", ["p1", "conv2.w", "conv2.b"], ["c2"], name="conv2", pads=[1, 1, 1, 1]),
+        node("Conv", ["r1", "conv2.w", "conv2.b"], ["c2"], name="conv2", **halving),
         node("Relu", ["c2"], ["r2"], name="relu2"),
-        node("MaxPool", ["r2"], ["p2"], name="pool2", **pool),
-        node("Flatten", ["p2"], ["f"], name="flatten"),
+        node("Flatten", ["r2"], ["f"], name="flatten"),
         node("Gemm", ["f", "fc1.w", "fc1.b"], ["h"], name="fc1", transB=1),
         node("Relu", ["h"], ["r3"], name="relu3"),
         node("Gemm", ["r3", "fc2.w", "fc2.b"], ["logits"], name="fc2", transB=1),

@@ -71,11 +71,12 @@ def variants(bench: Bench, folder: Path) -> Iterator[Pruned]:
             numbers, zeros = sum(w.size for w in found), sparsity_of(found)
             path = folder / "candidate.onnx"
             save_model(_quantized(model, quantization), path)
+            print(f"  {pruning}, {encoding}", file=sys.stderr)
             yield Pruned(pruning, encoding, numbers, zeros, bench.measure(pruning, path, None))
 
 
 def _quantized(model: Any, step: QuantizeStep | None) -> Any:
-    return model if step is None else quantize(model, step, encodings_for(step, ["linux/amd64"])[0]).model
+    return model if step is None else quantize(model, step, encodings_for(step, ["linux/amd64"])[0], ranges=None).model
 
 
 def broken(rows: list[Pruned]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from hypothesis import settings
 # How long an example takes says how busy the machine is, not whether the code is right; the suite has per-test timeouts.
 settings.register_profile("edgemodel", deadline=None, print_blob=True)
 settings.load_profile("edgemodel")
+
+# Tests of the pipeline take as long where QEMU is installed as where it is not; tests/integration/verify turns it on.
+os.environ.setdefault("EDGEMODEL_EMULATION", "off")
 
 
 class RealPrometheus:

@@ -8,7 +8,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from edgemodel_api.edgemodel import Budget
 from edgemodel_api.quantities import format_bytes
-from edgemodel_api.report import Candidate, Diagnosis, Layer, Refusal
+from edgemodel_api.report import Candidate, Diagnosis, Refusal
 
 from . import gates
 from .choose import pareto_front
@@ -50,7 +50,7 @@ def diagnose(
     budget: Budget,
     *,
     source_bytes: int,
-    layers: Sequence[Layer] = (),
+    drops: Mapping[str, float] | None = None,
     sensitivity: Mapping[str, float] | None = None,
     samples_needed: int | None = None,
     samples: int = 0,
@@ -63,8 +63,8 @@ def diagnose(
         candidates: all that were tried.
         budget: that none of them keeps.
         source_bytes: stored bytes of the source.
-        layers: of the nearest candidate, where they were measured.
-        sensitivity: node to output error, of the nearest candidate's encoding.
+        drops: node to quality drop when it alone is stored as in the nearest candidate, where that was measured.
+        sensitivity: node to output error, the same.
         samples_needed: how many would settle the quality, where those that there are do not.
         samples: how many there are.
         training: whether there is data to learn from.
@@ -79,20 +79,18 @@ def diagnose(
         gates=tuple(misses),
         nearest=near.name if near is not None else None,
         missing=finite,
-        costly_layers=costly(layers, sensitivity or {}),
+        costly_layers=costly(drops or {}, sensitivity or {}),
         suggestions=(
             *_offers([c for c in candidates if missed(c, which)], budget, source_bytes),
+            *_worst(misses, drops or {}),
             *_hints(misses, samples=samples, needed=samples_needed, training=training),
         ),
     )
 
 
-def costly(layers: Sequence[Layer], sensitivity: Mapping[str, float]) -> tuple[str, ...]:
+def costly(drops: Mapping[str, float], sensitivity: Mapping[str, float]) -> tuple[str, ...]:
     """Nodes that cost most quality, the worst first: by measured drop where there is one, else by error at the outputs."""
-    drops = {
-        layer.node: layer.quality_drop for layer in layers if layer.quality_drop is not None and layer.quality_drop > 0
-    }
-    known: Mapping[str, float] = drops or {k: v for k, v in sensitivity.items() if v > 0}
+    known = {k: v for k, v in drops.items() if v > 0} or {k: v for k, v in sensitivity.items() if v > 0}
     return tuple(sorted(known, key=lambda node: (-known[node], node))[:MOST_LAYERS])
 
 
@@ -128,6 +126,15 @@ def _offer(c: Candidate, budget: Budget, source_bytes: int) -> str:
             wanted += [text] if text not in wanted else []
     ratio = source_bytes / max(1, size)
     return f"{' and '.join(wanted)} would let {c.name} through: {format_bytes(size)}, {ratio:.1f}x smaller"
+
+
+def _worst(misses: Mapping[str, float], drops: Mapping[str, float]) -> list[str]:
+    """Which layers to leave alone, with what each of them costs by itself."""
+    worst = sorted((node for node in drops if drops[node] > 0), key=lambda node: (-drops[node], node))[:MOST_OFFERS]
+    if gates.QUALITY not in misses or not worst:
+        return []
+    each = ", ".join(f"{node} {drops[node]:.2%}" for node in worst)
+    return [f"leave layers as they are (exclude.nodes): by itself each costs {each}"]
 
 
 def _hints(misses: Mapping[str, float], *, samples: int, needed: int | None, training: bool) -> list[str]:

@@ -44,6 +44,7 @@ class Told:
     plan: Setup
     report_progress: Report
     _warnings: list[str] = field(default_factory=list)
+    _measured: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self._warnings = [*self.plan.warnings]
@@ -116,7 +117,7 @@ class Told:
             report.candidates,
             report.budget,
             source_bytes=report.source.size_bytes,
-            layers=report.layers,
+            drops=self._drops(shown, sensitivity) if shown is not None else {},
             sensitivity=sensitivity,
             samples=evaluator.samples,
             samples_needed=evaluator.samples_needed(quality, budget) if unsure and quality is not None else None,
@@ -130,19 +131,28 @@ class Told:
         found: dict[str, float] = {}
         for action in outcome.recipe.telling:
             if builder.nodes(action) <= MOST_SENSITIVE_LAYERS:
-                found = {**builder.sensitivity_of(action), **found}
+                # A report without this column is better than none.
+                with contextlib.suppress(InputError):
+                    found = {**builder.sensitivity_of(action), **found}
         return found
+
+    def _drops(self, outcome: Outcome, sensitivity: dict[str, float]) -> dict[str, float]:
+        """Quality drop of each node when it alone is stored as this outcome stores its weights; measured once."""
+        if self._measured is None:
+            self._measured = {}
+            self.report_progress(Progress(stage="layers", message=outcome.name))
+            with contextlib.suppress(InputError):
+                builder = self.plan.lab.builder
+                self._measured = builder.quality_drops(outcome.recipe, sensitivity, self.plan.evaluator)
+        return self._measured
 
     def _layers(self, outcome: Outcome, sensitivity: dict[str, float]) -> tuple[Layer, ...]:
         """The table of layers, with what each costs in quality and in time, as far as that can be measured here."""
         if outcome.path is None:
             return ()
         builder, bench = self.plan.lab.builder, self.plan.lab.bench
-        drops: dict[str, float] = {}
         seconds: list[dict[str, float]] = [{}, {}]
-        self.report_progress(Progress(stage="layers", message=outcome.name))
-        with contextlib.suppress(InputError):
-            drops = builder.quality_drops(outcome.recipe, sensitivity, self.plan.evaluator)
+        drops = self._drops(outcome, sensitivity)
         if not is_large(outcome.path):
             with contextlib.suppress(InputError):
                 seconds = [layer_seconds(p, bench.feeds) for p in (self.plan.inputs.model.path, outcome.path)]

@@ -101,8 +101,13 @@ def _prune(step: PruneStep) -> str:
 
 
 def notes(model: EdgeModel) -> Iterator[str]:
-    """What this version cannot do yet, though the API has it."""
+    """What a run will refuse, or looks for elsewhere."""
     spec = model.spec
+    for index, step in enumerate(spec.compression.steps or ()):
+        recovers = step.prune is not None and step.prune.recover is not None
+        if (step.distill is not None or recovers) and spec.data.training is None and spec.data.calibration is None:
+            what = "prune.recover" if recovers else "distill"
+            yield f"spec.compression.steps[{index}].{what} has nothing to learn from: give data.training"
     others = [f for f in spec.formats if f is not Format.ONNX]
     if others:
         yield f"spec.formats: {', '.join(others)} not supported yet: a run will refuse it; leave ONNX"

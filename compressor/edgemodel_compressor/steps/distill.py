@@ -70,7 +70,8 @@ def distill(
     """
     backend.require()
     from edgemodel_compressor.training import students
-    from edgemodel_compressor.training.teach import Lesson, probe, teach
+    from edgemodel_compressor.training.lessons import Lesson
+    from edgemodel_compressor.training.teach import probe, teach
 
     check(teacher, step, student)
     rows = probe(teacher, data).rows

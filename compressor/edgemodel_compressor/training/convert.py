@@ -146,6 +146,11 @@ def differentiable(model: Any, *, trainable: Callable[[str], bool] | None = None
         )
     if problems:
         raise InputError(f"{problems[0]}: export the model again")
+    graph = flat.graph
+    made = {n for node in graph.node for n in node.output} | {v.name for v in (*graph.input, *graph.initializer)}
+    for output in graph.output:
+        if output.name not in made:
+            raise InputError(f"no node makes the model's output {output.name!r}: export the model again")
     defaults = {t.name for t in flat.graph.initializer}
     names = tuple(i.name for i in flat.graph.input if i.name not in defaults)
     chosen = _parameters(flat)
@@ -212,9 +217,6 @@ def _outputs(model: Any, values: dict[str, Any]) -> dict[str, jax.Array]:
         found = Interpreter(_opsets(model)).run(model.graph, values)
     except NodeError as error:
         raise InputError(f"{error}: give other inputs, or export the model again") from error
-    missing = [o.name for o in model.graph.output if o.name not in found]
-    if missing:
-        raise InputError(f"no node makes the model's output {missing[0]!r}: export the model again")
     return {o.name: lift(found[o.name]) for o in model.graph.output}
 
 

@@ -75,8 +75,9 @@ def recover(
     """
     backend.require()
     from .data import split
+    from .lessons import Lesson
     from .loop import Settings, steps_per_epoch
-    from .teach import Lesson, probe, teach
+    from .teach import probe, teach
 
     wanted = step.recover
     if wanted is None:

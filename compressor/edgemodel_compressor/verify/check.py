@@ -7,7 +7,9 @@ here: a candidate that has used its budget up must not be refused for samples th
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +38,9 @@ def verify(
     machines: Machines,
     work_dir: Path,
     seconds: float = 240.0,
+    workers: int = 1,
 ) -> tuple[Verification, ...]:
-    """Run a file on each kind of CPU that this machine can be, one after the other.
+    """Run a file on each kind of CPU that this machine can be.
 
     Args:
         path: an ONNX file.
@@ -46,6 +49,7 @@ def verify(
         machines: what there is.
         work_dir: for requests and answers; nothing is left there.
         seconds: for each kind of CPU; what was answered until then counts.
+        workers: so many of them at a time; each takes one core.
 
     Returns:
         One row for each class, in order. What the model does there (a crash, too much memory) is a verdict.
@@ -58,19 +62,21 @@ def verify(
         return tuple(_missing(machines, c, path, samples) for c in wanted)
     here = run_on(machines.here, path, samples.feeds, work_dir=work_dir, seconds=seconds)
     own = _judge(samples, here.answers)
-    rows = []
-    for hardware_class in wanted:
+
+    def row(hardware_class: str) -> Verification:
         machine = machines.of(hardware_class)
         if machine is None:
-            rows.append(_missing(machines, hardware_class, path, samples))
-            continue
-        ran = (
-            here
-            if machine == machines.here
-            else run_on(machine, path, samples.feeds, work_dir=work_dir, seconds=seconds)
-        )
-        rows.append(_row(machine, ran, here, own, samples))
-    return tuple(rows)
+            return _missing(machines, hardware_class, path, samples)
+        ran = here
+        if machine != machines.here:
+            ran = run_on(machine, path, samples.feeds, work_dir=work_dir, seconds=seconds)
+        with judging:
+            return _row(machine, ran, here, own, samples)
+
+    # The evaluator, which judges, is nobody's business but one thread's.
+    judging = threading.Lock()
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        return tuple(pool.map(row, wanted))
 
 
 def _missing(machines: Machines, hardware_class: str, path: Path, samples: Samples) -> Verification:

@@ -13,7 +13,8 @@ amd64-vnni                none         QEMU's translator has neither AVX-512 nor
 arm-v7                    none         onnxruntime has no build for it
 ========================  ===========  ==================================================================
 
-Emulation takes some fifty times as long; `EDGEMODEL_EMULATION=off` leaves it out. An x86 CPU on an x86 machine runs this very Python. For the other architecture `install` makes an environment.
+Emulation takes some fifty times as long; `EDGEMODEL_EMULATION=off` leaves it out. An x86 CPU on an x86 machine runs
+this very Python. For the other architecture `install` makes an environment.
 """
 
 from __future__ import annotations

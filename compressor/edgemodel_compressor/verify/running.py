@@ -17,9 +17,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
 from edgemodel_api.report import VerifiedHow
 from edgemodel_compressor.evaluate.runner import Arrays
+from edgemodel_oci.companion import companion
 from edgemodel_oci.files import writing
 
 from . import child
@@ -74,7 +76,7 @@ def run_on(
     Raises:
         InputError: the disk is full.
     """
-    limit = memory_bytes or BASE_BYTES + TIMES_FILE * path.stat().st_size
+    limit = memory_bytes or BASE_BYTES + TIMES_FILE * _size(path)
     with writing(work_dir / "requests"):
         holder = tempfile.TemporaryDirectory(prefix=".verify-", dir=work_dir)
     with holder as name:
@@ -104,6 +106,15 @@ def run_on(
         return Ran(answers, f"{machine.cpu} does not start Python with onnxruntime ({why}){hint}", started)
     why = " ".join(str(last.get("error", "")).split())[:300] or _ending(code, limit)
     return Ran(answers, f"{doing} fails there: {why}", started)
+
+
+def _size(path: Path) -> int:
+    """Of the file, and of its tensors where they lie beside it."""
+    try:
+        beside = companion(path)
+    except InputError:
+        beside = None  # what is wrong with it, the runtime says better
+    return path.stat().st_size + (beside.size if beside is not None else 0)
 
 
 def _packed(feeds: Sequence[Arrays]) -> dict[str, Any]:

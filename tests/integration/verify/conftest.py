@@ -12,7 +12,10 @@ from edgemodel_compressor.verify import Machine, Machines, machines
 
 @pytest.fixture(scope="session")
 def fleet() -> Machines:
-    return machines()
+    with pytest.MonkeyPatch.context() as patch:
+        # tests/conftest.py turns emulation off for all others.
+        patch.delenv("EDGEMODEL_EMULATION", raising=False)
+        return machines()
 
 
 @pytest.fixture

@@ -179,7 +179,11 @@ def test_windows_that_never_come(edgemodel, manifest, window, message):
 NOTES = {
     "distillation": (
         "  compression: {steps: [{distill: {student: {width: 50%}}}]}",
-        "steps[0].distill is not supported",
+        "steps[0].distill has nothing to learn from: give data.training",
+    ),
+    "recovery": (
+        "  compression: {steps: [{prune: {sparsity: 50%, recover: {}}}]}",
+        "steps[0].prune.recover has nothing to learn from: give data.training",
     ),
     "formats": ("  formats: [ONNX, TFLite]", "spec.formats: TFLite not supported yet"),
     "claims": ("  data: {calibration: {uri: 'pvc://claim/x'}}", "looks for it in the folder EDGEMODEL_VOLUMES"),

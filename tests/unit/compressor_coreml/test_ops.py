@@ -314,8 +314,8 @@ class TestNothingIsPassedOver:
         w = rng.standard_normal((2, 2, 3, 3)).astype("f")
         zero = {"pads": [0, 0, 0, 0]}
         ops = [
-            op("Conv", [x], [w], {"auto_pad": "VALID", **zero, "kernel_shape": [3, 3]}),
-            op("ConvTranspose", [x], [w], {"output_shape": [6, 6], **zero}),
+            op("Conv", [x], [w], {"auto_pad": "NOTSET", **zero, "kernel_shape": [3, 3]}),
+            op("ConvTranspose", [x], [w], {"output_shape": [6, 6], "kernel_shape": [3, 3]}),
             op("Concat", [x], [], {"axis": 3}),
             op("Pad", [x], [i64(0, 0, 0, 0, 0, 0, 0, 0)], {"mode": "edge"}),
             op("Resize", [x], [None, np.ones(4, np.float32)], {"mode": "cubic", "cubic_coeff_a": -0.5}),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemodel_api.edgemodel import Budget
-from edgemodel_api.report import Candidate, Layer, Measurement, Refusal
+from edgemodel_api.report import Candidate, Measurement, Refusal
 from edgemodel_compressor import gates
 from edgemodel_compressor.diagnosis import diagnose, percent_above, summary
 
@@ -49,11 +49,10 @@ def test_the_nearest_by_how_much_and_what_a_wider_budget_buys():
 
 
 def test_measured_drops_of_layers_count_before_errors():
-    layers = (Layer(name="w", node="x", quality_drop=0.2), Layer(name="v", node="y", quality_drop=0.3))
-    found = diagnose(
-        (candidate("c", 1, 0.1, quality(0.1)),), BUDGET, source_bytes=2, layers=layers, sensitivity={"z": 9.0}
-    )
+    tried, drops = (candidate("c", 1, 0.1, quality(0.1)),), {"x": 0.2, "y": 0.3, "v": 0.0, "w": -0.1}
+    found = diagnose(tried, BUDGET, source_bytes=2, drops=drops, sensitivity={"z": 9.0})
     assert found.costly_layers == ("y", "x")
+    assert "leave layers as they are (exclude.nodes): by itself each costs y 30.00%, x 20.00%" in found.suggestions
 
 
 def test_samples_that_cannot_tell_are_said():

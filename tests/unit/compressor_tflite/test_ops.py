@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-few = settings(max_examples=6, suppress_health_check=list(HealthCheck), derandomize=True)
+few = settings(max_examples=4, suppress_health_check=list(HealthCheck), derandomize=True)
 sizes = st.integers(1, 3)
 
 

@@ -94,15 +94,17 @@ def test_kernels_that_would_end_the_process_are_looked_up_before(build):
     assert tflite.unsupported(model) == ("node add_y (Add): TFLite's ADD takes float32, int32, int64, not int8",)
 
 
-def test_a_crash_of_the_runtime_is_a_message():
+def test_a_crash_of_the_runtime_is_a_message(tmp_path):
     """LiteRT takes plain int8 for quantized numbers, finds no scale and aborts; and the next file runs."""
     x, y = (Tensor(n, (2,), np.dtype(np.int8)) for n in "xy")
     graph = Graph([Op("ADD", [x, x], [y])], {"x": x}, {"y": y})
     assert kernels.refusal(graph.ops[0]) is not None
+    (tmp_path / "bad.tflite").write_bytes(serialize(graph, description=""))
     with pytest.raises(InputError, match="LiteRT ended with signal 6"):
-        isolated_run(serialize(graph, description=""), delegates=True)({"x": np.ones(2, np.int8)})
+        isolated_run(tmp_path / "bad.tflite", delegates=True)({"x": np.ones(2, np.int8)})
     a, b = (Tensor(n, (2,), np.dtype(np.float32)) for n in "ab")
-    good = serialize(Graph([Op("ADD", [a, a], [b])], {"a": a}, {"b": b}), description="")
+    good = tmp_path / "good.tflite"
+    good.write_bytes(serialize(Graph([Op("ADD", [a, a], [b])], {"a": a}, {"b": b}), description=""))
     assert isolated_run(good, delegates=True)({"a": np.ones(2, np.float32)})["b"].tolist() == [2, 2]
 
 
@@ -136,7 +138,7 @@ def test_other_files_are_no_tflite(tmp_path):
 OPS = sorted(tflite.OPS)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
 def test_odd_graphs_never_show_a_traceback(build, data):
     """Random operators with random operands and attributes: converted, or refused in words."""
@@ -170,6 +172,7 @@ def test_odd_graphs_never_show_a_traceback(build, data):
 
 
 def test_the_registry_has_a_note_for_each_operator():
-    assert len(tflite.OPS) > 110
+    assert len(tflite.OPS) > 130
     assert all(isinstance(note, str) for note in tflite.OPS.values())
     assert tflite.OPS["Relu"] == ""
+    assert tflite.OPS["Range"] == "where it is computed from weights and shapes alone"

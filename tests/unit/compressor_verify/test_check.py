@@ -42,6 +42,9 @@ def test_holds_natively_and_elsewhere(v, setting):
     rows = verify(file("float16-weights"), classes=["arm64-dotprod", "amd64-vnni", "amd64-avx2", "amd64-vnni"],
                   samples=chosen, machines=machines, work_dir=work)  # fmt: skip
     assert [r.hardware_class for r in rows] == ["arm64-dotprod", "amd64-vnni", "amd64-avx2"]
+    again = verify(file("float16-weights"), classes=[r.hardware_class for r in rows], samples=chosen, machines=machines,
+                   work_dir=work, workers=3)  # fmt: skip
+    assert again == rows
     missing, here, there = rows
     assert (missing.how, missing.holds, missing.samples) == (VerifiedHow.NO, None, 0)
     assert missing.message == "not verified: install something"

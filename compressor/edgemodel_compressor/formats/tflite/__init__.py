@@ -2,10 +2,24 @@
 
 from .equivalence import Equivalence, compare
 from .run import open_run, run, runtime
-from .write import ENCODINGS, OPS, Converted, convert, unsupported
+from .write import (
+    ENCODINGS,
+    FLOAT16,
+    FLOAT32,
+    INT8_FULL,
+    INT8_WEIGHTS,
+    OPS,
+    Converted,
+    convert,
+    unsupported,
+)
 
 __all__ = [
     "ENCODINGS",
+    "FLOAT16",
+    "FLOAT32",
+    "INT8_FULL",
+    "INT8_WEIGHTS",
     "OPS",
     "Converted",
     "Equivalence",

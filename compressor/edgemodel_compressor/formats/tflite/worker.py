@@ -1,6 +1,6 @@
 """A child process that runs TFLite files: kernels end the process where they meet what they did not expect.
 
-Messages on standard input and output are 8 bytes of length and an `.npz`: `model` (bytes) and `feed:NAME` in; `out:NAME`
+Messages on standard input and output are 8 bytes of length and an `.npz`: `model` (a path) and `feed:NAME` in; `out:NAME`
 or `error` out. Each model is run with the default delegate (XNNPACK) and without, as devices have both.
 """
 
@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -29,14 +30,14 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def run(self, content: bytes, feeds: Arrays, *, delegates: bool, threads: int = 1) -> Arrays:
+    def run(self, path: Path, feeds: Arrays, *, delegates: bool, threads: int = 1) -> Arrays:
         """Run a model once.
 
         Raises:
             InputError: it fails, or ends the process.
         """
         request = {f"feed:{n}": a for n, a in feeds.items()}
-        request["model"] = np.frombuffer(content, dtype=np.uint8)
+        request["model"] = np.asarray(str(path))
         request["settings"] = np.asarray([int(delegates), threads])
         with self._lock:
             process = self._running()
@@ -57,7 +58,10 @@ class Worker:
             paths = [p for p in sys.path if p]
             code = f"import sys; sys.path[:0] = {paths!r}; from {__name__} import serve; serve()"
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             )
         return self._process
 
@@ -83,9 +87,9 @@ WORKER = Worker()
 atexit.register(WORKER.close)
 
 
-def isolated_run(content: bytes, *, delegates: bool) -> Run:
-    """As `open_run`, in the child."""
-    return lambda feeds: WORKER.run(content, feeds, delegates=delegates)
+def isolated_run(path: Path, *, delegates: bool) -> Run:
+    """As `open_run`, in the child; the file must not change."""
+    return lambda feeds: WORKER.run(path, feeds, delegates=delegates)
 
 
 def serve() -> None:
@@ -93,20 +97,20 @@ def serve() -> None:
     from .run import open_run
 
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    known: tuple[bytes, bool, int] | None = None
+    known: tuple[Path, bool, int] | None = None
     run: Run | None = None
     while True:
         try:
             request = _receive(source)
         except EOFError:
             return
-        content = request.pop("model").tobytes()
+        path = Path(str(request.pop("model")))
         delegates, threads = (int(v) for v in request.pop("settings"))
         feeds = {n.removeprefix("feed:"): a for n, a in request.items()}
         try:
-            if run is None or known != (content, bool(delegates), threads):
-                run = open_run(content, threads=threads, delegates=bool(delegates))
-                known = (content, bool(delegates), threads)
+            if run is None or known != (path, bool(delegates), threads):
+                run = open_run(path, threads=threads, delegates=bool(delegates))
+                known = (path, bool(delegates), threads)
             answer = {f"out:{n}": a for n, a in run(feeds).items()}
         except InputError as error:
             answer = {"error": np.asarray(str(error))}

@@ -7,6 +7,7 @@ stay within what its encoding may cost.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from edgemodel_oci.golden import compare_outputs, run_cases
 
 from .equivalence import Equivalence, compare_runs
 from .known import ROWS, input_shapes, random_feeds
-from .lower import Lowered, lower
+from .lower import STATIC, Lowered, lower
 from .schema import serialize
 from .site import REGISTRY
 from .worker import isolated_run
@@ -38,7 +39,16 @@ SENSITIVE = 5.0
 MAX_SENSITIVITY = 0.01
 ENCODINGS = tuple(TOLERANCE)
 #: ONNX operator → what of it is converted; empty: all.
-OPS: Mapping[str, str] = MappingProxyType({op: REGISTRY[op][1] for op in sorted(REGISTRY)})
+OPS: Mapping[str, str] = MappingProxyType(
+    dict(
+        sorted(
+            {
+                **dict.fromkeys(STATIC, "where it is computed from weights and shapes alone"),
+                **{op: note for op, (_, note) in REGISTRY.items()},
+            }.items()
+        )
+    )
+)
 _DESCRIPTION = "EdgeModel, converted from ONNX"
 #: Rows that a conversion is checked with.
 CHECKED_ROWS = 8
@@ -172,13 +182,23 @@ def _fits(given: Any, wanted: Any, *, free: bool) -> bool:
 def _checked(
     onnx: Run, content: bytes, feeds: Arrays, lowered: Lowered, tolerance: float, *, given: bool
 ) -> tuple[Equivalence, tuple[str, ...]]:
+    # By a file: sent through a pipe, the weights would be in memory three times more.
+    with tempfile.TemporaryDirectory(prefix="edgemodel-tflite-") as folder:
+        path = Path(folder) / "checked.tflite"
+        path.write_bytes(content)
+        return _checked_file(onnx, path, feeds, lowered, tolerance, given=given)
+
+
+def _checked_file(
+    onnx: Run, path: Path, feeds: Arrays, lowered: Lowered, tolerance: float, *, given: bool
+) -> tuple[Equivalence, tuple[str, ...]]:
     """One sample at a time (or the fixed batch), and some at once where the batch is free; with XNNPACK and without."""
     first = next(iter(lowered.graph.inputs.values()))
     rows = 1 if lowered.free or not first.shape else int(first.shape[0])
     many = {n: a[:ROWS] for n, a in feeds.items()} if lowered.free else {}
     results, notes = [], []
     for delegates in (True, False):
-        tflite = isolated_run(content, delegates=delegates)
+        tflite = isolated_run(path, delegates=delegates)
         try:
             checks = [compare_runs(onnx, tflite, feeds, rows=rows)]
             if many:

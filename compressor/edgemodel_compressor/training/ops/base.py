@@ -201,21 +201,39 @@ def dtype_of(code: int, *, static: bool) -> np.dtype[Any]:
     """The type of a value by its ONNX code: as it is for static values, narrowed for traced ones.
 
     Raises:
-        NotConvertibleError: strings or complex numbers.
+        NotConvertibleError: strings or complex numbers; for traced values, float8 and smaller as well.
     """
+    name = TensorProto.DataType.Name(code)
     if code in (TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128):
-        raise NotConvertibleError(f"values of type {TensorProto.DataType.Name(code)} cannot be differentiated")
+        raise NotConvertibleError(f"values of type {name} cannot be differentiated")
     dtype: np.dtype[Any] = np.dtype(helper.tensor_dtype_to_np_dtype(code))
-    return dtype if static else np.dtype(_narrow(dtype) or dtype)
+    if static:
+        return dtype
+    if is_exotic(dtype):
+        raise NotConvertibleError(f"inputs of type {name} have no conversion")
+    return np.dtype(_narrow(dtype) or dtype)
 
 
 def cast(x: Value, code: int) -> Value:
-    """A value in another type, by its ONNX code; a traced one is rounded to float16 and goes on in float32."""
-    stored = dtype_of(code, static=True)
-    if stored.kind not in "fiub" and stored.name != "bfloat16":
-        raise NotConvertibleError(f"a cast to {stored.name} has no conversion")
+    """A value in another type, by its ONNX code."""
+    return cast_to(x, dtype_of(code, static=True))
+
+
+def cast_to(x: Value, dtype: np.dtype[Any]) -> Value:
+    """A value in another type; a traced one is rounded to float16 and goes on in float32.
+
+    Raises:
+        NotConvertibleError: a type that is smaller than a byte, or a float8.
+    """
+    if is_exotic(dtype):
+        raise NotConvertibleError(f"a cast to {dtype.name} has no conversion")
     if is_static(x):
-        return np.asarray(x).astype(stored)
-    if stored.name in ("float16", "bfloat16"):
-        return x.astype(stored).astype(np.float32)
-    return x.astype(dtype_of(code, static=False))
+        return np.asarray(x).astype(dtype)
+    if dtype.name in ("float16", "bfloat16"):
+        return x.astype(dtype).astype(np.float32)
+    return x.astype(_narrow(dtype) or dtype)
+
+
+def is_exotic(dtype: np.dtype[Any]) -> bool:
+    """A float8 or smaller: weights are stored in these, nothing is computed in them."""
+    return dtype.kind not in "fiub" and dtype.name != "bfloat16"

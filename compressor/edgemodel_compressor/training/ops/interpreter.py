@@ -164,4 +164,13 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-__all__ = ["MAX_NESTING", "POISON", "Interpreter", "NodeError", "NotConvertibleError", "dtype_of", "lacks", "lift"]
+__all__ = [
+    "MAX_NESTING",
+    "POISON",
+    "Interpreter",
+    "NodeError",
+    "NotConvertibleError",
+    "dtype_of",
+    "lacks",
+    "lift",
+]

@@ -15,6 +15,7 @@ from .base import (
     axis_of,
     bounded,
     cast,
+    cast_to,
     dtype_of,
     is_static,
     known,
@@ -219,9 +220,9 @@ def _cast(call: Call, x: Value) -> Value:
     return cast(x, int(call.get("to")))
 
 
-@op("CastLike", note="to the type that the other value is traced in", since=15)
+@op("CastLike", keep=(1,), note="to the type that the other value is traced in", since=15)
 def _cast_like(call: Call, x: Value, like: Value) -> Value:
-    return x.astype(like.dtype)
+    return cast_to(x, np.dtype(like.dtype))
 
 
 @op("ReverseSequence", since=10, traced=True)

@@ -30,6 +30,7 @@ from .sources import Fetched, check_credentials, fetch_source
 
 SYNTHETIC_SAMPLES = 256
 PROBE_TIMEOUT_SECONDS = 300.0
+SLOWEST_BYTES_PER_SECOND = 5 * 2**20
 _STUDENT = "student-"
 #: What the source is called in the work folder, where a message begins with it.
 _OUR_NAME = re.compile(r"^(model )?source(\.folded|\.large)?\.onnx(: | (?=is ))")
@@ -143,7 +144,7 @@ def _try(model: SourceModel, data: Dataset, work_dir: Path, seed: int) -> None:
         model.inputs,
         work_dir=work_dir,
         memory_bytes=probe_memory(model.size_bytes),
-        timeout=PROBE_TIMEOUT_SECONDS,
+        timeout=probe_timeout(model.size_bytes),
         feeds=data.take(model.fixed_batch or 1, seed),
     )
 
@@ -174,6 +175,11 @@ def _about(source: RemoteFile) -> Iterator[None]:
 def probe_memory(size: int) -> int:
     """Address space for a child that loads a file of this size: weights, their packed copies, and the runtime."""
     return 4 * 2**30 + 8 * size
+
+
+def probe_timeout(size: int) -> float:
+    """Seconds for it: a large model has to be read and packed, on a busy machine."""
+    return PROBE_TIMEOUT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
 
 
 def _field(what: str) -> str:

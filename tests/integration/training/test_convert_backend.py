@@ -27,10 +27,9 @@ REFUSED = {
     "test_cast_*_to_*FLOAT8*": "a cast to",
     "test_cast_*_to_FLOAT4*": "a cast to",
     "test_cast_*FLOAT*_to_*INT[24]": "a cast to",
-    "test_castlike_*_to_FLOAT8*": "have no conversion",
-    "test_castlike_*_to_FLOAT4*": "have no conversion",
-    "test_castlike_*FLOAT*_to_*INT[24]": "have no conversion",
-    "test_castlike_FLOAT[48]*": "have no conversion",
+    "test_castlike_*_to_FLOAT8*": "a cast to",
+    "test_castlike_*_to_FLOAT4*": "a cast to",
+    "test_castlike_*FLOAT*_to_*INT[24]": "a cast to",
     "test_dft_irfft*": "one-sided",
     "test_equal_string*": "values of type STRING",
     "test_gridsample_*bicubic*": "the mode 'cubic'",
@@ -49,7 +48,9 @@ REFUSED = {
     "test_split_zero_size_splits_opset1*": "of an axis of",
 }
 #: Inputs that may depend on the data in ONNX, and are given as initializers in a second try.
-KNOWN_FLOATS = frozenset({"scales", "roi", "start", "limit", "delta", "depth", "trip_count"})
+KNOWN_FLOATS = frozenset(
+    {"scales", "roi", "start", "limit", "delta", "depth", "trip_count", "lower_edge_hertz", "upper_edge_hertz"}
+)
 
 
 def load():
@@ -78,7 +79,8 @@ def with_known(model, feeds):
     changed.CopyFrom(model)
     rest = {}
     for name, value in feeds.items():
-        floats = value.dtype.kind == "f" or "float" in value.dtype.name
+        small = value.dtype.name.startswith(("float8", "float4"))
+        floats = not small and (value.dtype.kind == "f" or "float" in value.dtype.name)
         if floats and name not in KNOWN_FLOATS and "zero_point" not in name:
             rest[name] = value
         else:
@@ -122,7 +124,10 @@ def test_node(name):
                 # bfloat16 and float16 are computed in float32 here, in their own precision there.
                 rough = want.dtype.name in ("bfloat16", "float16")
                 np.testing.assert_allclose(
-                    ours.astype(np.float64), want.astype(np.float64), rtol=1e-2 if rough else 1e-3, atol=2e-5
+                    ours.astype(np.float64),
+                    want.astype(np.float64),
+                    rtol=1e-2 if rough else 1e-3,
+                    atol=1e-3 if rough else 2e-5,
                 )
             else:
                 np.testing.assert_array_equal(ours.astype(want.dtype), want)
@@ -136,5 +141,10 @@ def test_most_cases_are_converted():
 
 def test_every_operator_has_a_case():
     covered = {n.op_type for case in CASES.values() for n in case.model.graph.node if not n.domain}
-    # Upsample and Scatter are older forms; SimplifiedLayerNormalization is onnxruntime's: test_convert_ops.py has them.
-    assert {o for o in OPS if ":" not in o} - covered <= {"Upsample", "Scatter", "SimplifiedLayerNormalization"}
+    # Older forms, onnxruntime's, and one that ONNX has no case for: test_convert_ops.py has them.
+    assert {o for o in OPS if ":" not in o} - covered <= {
+        "GlobalLpPool",
+        "Scatter",
+        "SimplifiedLayerNormalization",
+        "Upsample",
+    }

@@ -124,7 +124,7 @@ def test_pooling(op, seed, rank, data):
 
 
 @few
-@given(st.sampled_from(["GlobalAveragePool", "GlobalMaxPool"]), seeds, st.integers(1, 3))
+@given(st.sampled_from(["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]), seeds, st.integers(1, 3))
 def test_global_pooling(op, seed, rank):
     compare(op, {"x": values(seed, 2, 3, *range(3, 3 + rank))})
 

@@ -134,7 +134,7 @@ def lift(value: Value) -> Any:
 
 def _narrow(dtype: np.dtype[Any]) -> Any:
     """JAX's type for one of ONNX's; None: the same."""
-    return np.float32 if dtype.name.startswith("float8") or dtype.name.startswith("float4") else _NARROW.get(dtype.name)
+    return np.float32 if dtype.name.startswith(("float8", "float4")) else _NARROW.get(dtype.name)
 
 
 def known(value: Value, what: str) -> Static:
@@ -236,4 +236,4 @@ def cast_to(x: Value, dtype: np.dtype[Any]) -> Value:
 
 def is_exotic(dtype: np.dtype[Any]) -> bool:
     """A float8 or smaller: weights are stored in these, nothing is computed in them."""
-    return dtype.kind not in "fiub" and dtype.name != "bfloat16"
+    return dtype.name.startswith(("float8", "float4")) or (dtype.kind not in "fiub" and dtype.name != "bfloat16")

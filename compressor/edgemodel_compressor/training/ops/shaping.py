@@ -136,7 +136,7 @@ def _slice(call: Call, x: Value, *ranges: Value) -> Value:
             # As onnxruntime has it, "to the end" is the beginning when going backwards.
             end = -1 if ends[i] in _TO_THE_END else end
             # -1 would count from the end: None is "to the very beginning".
-            start, stop = min(max(start, -1), size - 1), min(max(end, -1), size - 1)
+            start, stop = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
             index[at] = slice(start, None if stop < 0 else stop, step) if start >= 0 else slice(0, 0)
         else:
             index[at] = slice(min(max(start, 0), size), min(max(end, 0), size), step)

@@ -19,7 +19,7 @@ from .deadline import Deadline
 from .evaluate.golden import GoldenSet, build_golden
 from .evaluate.quality import Evaluator
 from .evaluate.runner import Arrays, runner
-from .job import PROBE_TIMEOUT_SECONDS, Inputs, bring_inputs, probe_memory
+from .job import Inputs, bring_inputs, probe_memory, probe_timeout
 from .judge import Court, Trial, serving_session
 from .learn import Learner
 from .measure import Judges, Lab
@@ -97,7 +97,7 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
     folder = work_dir / "candidates"
     folder.mkdir()
     feeds = _requests(inputs.validation, rows, job.seed)
-    trial = Trial(model.inputs, feeds[0], work_dir, probe_memory(size), PROBE_TIMEOUT_SECONDS)
+    trial = Trial(model.inputs, feeds[0], work_dir, probe_memory(size), probe_timeout(size))
     court = Court(evaluator, trial, parse_percent(job.compression.budget.max_quality_drop), threads)
     bench = Bench(
         source_path=model.path,

@@ -16,6 +16,7 @@ from edgemodel_api.job import JobSpec
 CREDENTIALS_VARIABLE = "EDGEMODEL_CREDENTIALS"
 VOLUMES_VARIABLE = "EDGEMODEL_VOLUMES"
 CACHE_VARIABLE = "EDGEMODEL_CACHE"
+CANDIDATES_VARIABLE = "EDGEMODEL_CANDIDATES"
 _WITH_CREDENTIALS = ("https:", "oci:", "s3:")
 
 
@@ -28,9 +29,11 @@ def secrets_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Where measured candidates are kept: `$EDGEMODEL_CACHE/candidates`, by default below `~/.cache/edgemodel`; None: `off`."""
-    if environment.get(CACHE_VARIABLE) == "off":
-        return None
+    """Where measured candidates are kept: `$EDGEMODEL_CANDIDATES` (`off`: nowhere), else below `$EDGEMODEL_CACHE`, else below
+    `~/.cache/edgemodel`.
+    """
+    if given := environment.get(CANDIDATES_VARIABLE):
+        return None if given == "off" else str(Path(given).absolute())
     base = environment.get(CACHE_VARIABLE) or os.path.join(os.path.expanduser("~"), ".cache", "edgemodel")
     return str(Path(base).absolute() / "candidates")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,33 @@ def read_saved(path: Path) -> Any:
             entries = {e.key: e.value for e in tensor.external_data}
             kept.refer(tensor, data.path, int(entries["offset"]), int(entries["length"]))
     return model
+
+
+@contextmanager
+def beside(model: Any) -> Iterator[Path]:
+    """A file of a model with kept tensors, which refers to their files as they are; gone at the end of the block.
+
+    Raises:
+        InputError: they do not lie in one folder, or the disk refuses.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    folders = set()
+    for tensor in kept.kept_tensors(made):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                folders.add(Path(entry.value).parent)
+                entry.value = Path(entry.value).name
+    if len(folders) != 1:
+        raise InputError(f"the tensors of a large model lie in {len(folders)} folders: load the model again")
+    handle, name = tempfile.mkstemp(prefix="session-", suffix=".onnx", dir=folders.pop())
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            put(file, made.SerializeToString(deterministic=True), path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def drop_property(model: Any) -> bool:

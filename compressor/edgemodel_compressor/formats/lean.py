@@ -20,8 +20,34 @@ from typing import Any, ClassVar
 import onnx
 import onnxruntime as ort
 
+from . import datafile, kept
+
 #: Nodes that only optimization turns into integer kernels.
 _QDQ = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+
+
+def session_of(model: Any, options: Any) -> Any:
+    """A session of a ModelProto. The weights of a large one are mapped from their files, not copied.
+
+    Args:
+        model: a ModelProto; its kept tensors lie in one folder.
+        options: of the session; changed for a large model.
+
+    Raises:
+        Whatever onnxruntime does.
+    """
+    if not any(True for _ in kept.kept_tensors(model)):
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    _frugal(options)
+    with datafile.beside(model) as path:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _frugal(options: Any) -> None:
+    # The arena keeps the peak of every run; weights are large here, activations are not.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
 
 
 @dataclass(frozen=True)
@@ -46,10 +72,7 @@ class LeanSession:
 
     def __init__(self, path: Path, options: Any) -> None:
         self.path, self._options = path, options
-        # The arena keeps the peak of every run; weights are large here, activations are not.
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        _frugal(options)
         graph = onnx.load(str(path), load_external_data=False).graph
         if not any(node.op_type in _QDQ for node in graph.node):
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

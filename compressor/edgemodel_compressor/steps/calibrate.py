@@ -23,7 +23,7 @@ from edgemodel_api.edgemodel import QuantizeStep
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import Arrays, Batches
 from edgemodel_compressor.formats.datafile import read_saved
-from edgemodel_compressor.memory import whole
+from edgemodel_compressor.formats.lean import session_of
 
 from .histogram import Histogram
 from .nodes import computing_nodes, passing_nodes
@@ -204,7 +204,7 @@ def _float_inputs(model: Any) -> list[str]:
 
 def _load(path: Path) -> Any:
     try:
-        return whole(read_saved(path), "calibration")
+        return read_saved(path)
     except InputError:
         raise
     except Exception as error:
@@ -220,7 +220,7 @@ def _session(model: Any, what: str) -> Any:
     # Arenas keep the peak of every batch; here memory matters more than speed.
     options.enable_cpu_mem_arena = False
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session_of(model, options)
     except Exception as error:
         text = str(error).strip().splitlines()[-1][:300]
         raise InputError(f"calibration cannot make outputs of {what}: {text}") from None

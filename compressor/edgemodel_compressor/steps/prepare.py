@@ -23,6 +23,7 @@ from onnx import inliner, numpy_helper, shape_inference, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.formats.kept import kept_tensors
 
 from .graph import (
     FLOATS,
@@ -84,12 +85,14 @@ def infer_shapes(model: Any) -> Any:
 
 
 def upgrade_opset(model: Any, version: int = PER_CHANNEL_OPSET) -> Any | None:
-    """A copy in a newer opset; None where ONNX's converter cannot do it.
+    """A copy in a newer opset; None where ONNX's converter cannot do it, as with weights that are kept outside.
 
     Names of nodes and tensors stay, so ranges and selections that were made before still fit.
     """
     if opset(model) >= version:
         return copy_of(model)
+    if any(True for _ in kept_tensors(model)):
+        return None
     try:
         converted = version_converter.convert_version(copy_of(model), version)
     except Exception:

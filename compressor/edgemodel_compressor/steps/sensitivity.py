@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.quality import Evaluator
 from edgemodel_compressor.evaluate.runner import Arrays, Batches
-from edgemodel_compressor.memory import whole
+from edgemodel_compressor.formats.lean import session_of
 
 from .calibrate import Ranges, TensorRange
 from .encodings import Encoding, Number
@@ -301,9 +301,8 @@ def _session(model: Any) -> Any:
     options.log_severity_level = 4
     # The pairs are here to round, not to be fused.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    model = whole(model, "sensitivity")
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session_of(model, options)
     except Exception as error:
         text = str(error).strip().splitlines()[-1][:300]
         raise InputError(f"sensitivity cannot be measured on this model: {text}; name nodes in include") from None

@@ -48,8 +48,9 @@ def test_a_job_gets_the_folders_that_are_there(tmp_path):
 
 CACHES = {
     "default": ({}, "/home/ali/.cache/edgemodel/candidates"),
-    "given": ({"EDGEMODEL_CACHE": "/var/kept"}, "/var/kept/candidates"),
-    "off": ({"EDGEMODEL_CACHE": "off"}, None),
+    "with other caches": ({"EDGEMODEL_CACHE": "/var/kept"}, "/var/kept/candidates"),
+    "given": ({"EDGEMODEL_CACHE": "/var/kept", "EDGEMODEL_CANDIDATES": "/var/seen"}, "/var/seen"),
+    "off": ({"EDGEMODEL_CACHE": "/var/kept", "EDGEMODEL_CANDIDATES": "off"}, None),
 }
 
 

@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools emulators bench bench-images cluster cluster-down clean
+.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools emulators bench bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -30,6 +30,7 @@ digits: $(STAMP) ## The small example: a classifier of handwritten digits
 	@$(BIN)/edgemodel run -f examples/digits/edgemodel.yaml --nodes 3
 
 test: $(STAMP) tools ## All tests; those on a cluster where one can be made (root and Go, on Linux)
+	@$(BIN)/python -m edgemodel_compressor.verify.install $(if $(EDGEMODEL_REQUIRE_TOOLS),,|| true)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 	@if why=$$($(BIN)/python testbed/cluster.py check); then $(MAKE) --no-print-directory test-cluster test-testbed; \
 	 else echo "NOT RUN: tests/cluster, tests/e2e and tests/testbed, as $$why"; test -z "$(EDGEMODEL_REQUIRE_TOOLS)"; fi
@@ -77,6 +78,15 @@ lock: $(STAMP) ## Write requirements.lock from pyproject.toml
 
 bench: $(STAMP) ## Our variants beside the peers' on real models; refreshes the table in README.md
 	@$(BIN)/python benchmarks/compress.py --update-readme
+
+bench-prune: $(STAMP) ## Dense, pruned, pruned and quantized: bytes on the wire, quality, latency; refreshes its table in README.md
+	@$(BIN)/python benchmarks/prune.py --update-readme
+
+bench-distill: $(STAMP) ## Students with and without a teacher on MNIST and Fashion-MNIST, three seeds, with the interval
+	@$(BIN)/python benchmarks/distill.py
+
+bench-memory: $(STAMP) ## Peak memory over the source's size for a model of 3 GB, beside what users pick instead
+	@$(BIN)/python benchmarks/memory.py
 
 bench-fleet: $(STAMP) ## The operator with NODES=100,1000 simulated agents on the cluster that KUBECONFIG names: time, CPU, requests
 	@$(BIN)/python benchmarks/fleet.py $(if $(NODES),--nodes $(NODES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -116,7 +116,7 @@ class RemoteFile(ApiModel):
         """The URI for messages: an https query may hold a secret (a signature, a token)."""
         return re.split("[?#]", self.uri)[0] if self.uri.startswith("https:") else self.uri
 
-    rules = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!self.uri.matches('^{_PASSWORD_PATTERN}$')",
             "a URI must hold no user name or password: put them into a Secret and name it in credentialsSecretRef",

@@ -1,4 +1,4 @@
-"""The converter as its users see it: what learns, what is refused, batches, types. The operators: test_convert_ops.py."""
+"""The converter as its users see it: what learns, what is refused, batches, types. The operators: tests/integration/training."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,7 @@ def mlp():
 
 
 def step(**kw):
-    return DistillStep.model_validate({"epochs": 40, "learningRate": "0.005", "batchSize": 32, **kw})
+    return DistillStep.model_validate({"learningRate": "0.005", "batchSize": 32, **kw})
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_both_methods_beat_the_student_without_a_teacher(teacher, pictures, tmp_
         found = [
             accuracy(
                 distill(
-                    teacher, step(student={"width": "25%"}, **kw), student=None, data=few(pictures),
+                    teacher, step(student={"width": "25%"}, epochs=150, batchSize=16, **kw), student=None, data=few(pictures),
                     work_dir=tmp_path, seed=seed, progress=lambda _p: None,
                 ).model,
                 pictures,
@@ -121,8 +120,8 @@ def test_both_methods_beat_the_student_without_a_teacher(teacher, pictures, tmp_
         return float(np.mean(found))
 
     alone = mean(alpha="0%")
-    assert mean(method="Knowledge") > alone + 0.01
-    assert mean(method="Parameter") > alone + 0.01
+    assert mean(method="Knowledge") > alone + 0.03
+    assert mean(method="Parameter") > alone + 0.03
 
 
 @pytest.mark.parametrize("schedule", ["OneShot", "Gradual"])
@@ -168,7 +167,6 @@ def test_killed_and_gone_on(teacher, pictures, tmp_path):
                     break
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / "part.onnx").exists()
-        time.sleep(0)
     with start(tmp_path / "work", tmp_path / "part.onnx") as process:
         rest = lines(process)
     assert process.returncode == 0

@@ -23,7 +23,7 @@ from edgemodel_oci.reference import Reference
 ROOT = Path(__file__).resolve().parents[3]
 GIGABYTES = 0.3
 #: What interpreters and libraries take, which a model of 3 GB does not notice: the Job's process, and one more.
-PROCESSES_BYTES = 100 * 10**6
+PROCESSES_BYTES = 60 * 10**6
 BOUND = 1.5
 
 

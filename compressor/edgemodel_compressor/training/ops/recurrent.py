@@ -143,7 +143,8 @@ def _lstm(one: _Direction, given: Value, state: tuple[Value, Value]) -> tuple[Va
     forget = 1 - i if one.call.get("input_forget", 0) else f(one.bounded(forget + pf * c))
     c = forget * c + i * g(one.bounded(candidate))
     o = f(one.bounded(o + po * c))
-    return o * output(one.bounded(c)), c
+    # As onnxruntime has it, the cell itself is not clipped.
+    return o * output(c), c
 
 
 def _gru(one: _Direction, given: Value, state: tuple[Value, Value]) -> tuple[Value, Value]:

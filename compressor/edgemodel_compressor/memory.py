@@ -46,7 +46,7 @@ READ_FACTOR, RUN_FACTOR, HALF_FACTOR, INT8_FACTOR, INT4_FACTOR = 1.5, 2.5, 3.0, 
 PRUNE_FACTOR, PRUNE_CHANNEL_FACTOR = 4.0, 8.0
 SERVED_FACTOR = 1.05
 INTEGER_FACTOR = 6.0
-SMALL_FACTOR = 8.0
+SMALL_FACTOR = 11.0
 #: Version 2, version 1.
 _CGROUP = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 

@@ -41,9 +41,7 @@ class _Direction:
         return x if self.clip is None else jnp.clip(x, -self.clip, self.clip)
 
 
-@op(
-    "LSTM", "GRU", "RNN", traced=True, since=7, note="all directions, layouts, activations, peepholes, sequence lengths"
-)
+@op("LSTM", "GRU", "RNN", traced=True, since=7)
 def _recurrent(call: Call, x: Value, w: Value, r: Value, *optional: Value) -> tuple[Value, ...]:
     bias, lengths, h0, c0, peepholes = (*optional, *(None,) * 5)[:5]
     directions, hidden = w.shape[0], r.shape[-1]

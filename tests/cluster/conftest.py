@@ -345,6 +345,9 @@ class PlayedAgent:
 
     def close(self) -> None:
         self.objects.close(0)
+        # One that is just registering would make its EdgeNode after the test has removed it.
+        for thread in self.objects._threads:
+            thread.join(30)
 
 
 def rule(resources: str, *verbs: str, group: str = "edgemodel.dev") -> dict:

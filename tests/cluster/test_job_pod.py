@@ -121,6 +121,8 @@ def test_everything_that_it_writes_can_be_written(pod):
     job = JobSpec.of(
         model, revision="0123456789ab", platforms=("linux/amd64",), output="oci-layout:///work/out", base_dir="."
     )
+    if not (DATA / "model.onnx").exists():
+        subprocess.run([sys.executable, DATA.parent / "prepare.py"], check=True, capture_output=True)
     laid = {f"/volumes/models/{name}": DATA / name for name in ("model.onnx", "calibration.npz")}
     result, left, log = pod(model, job, laid)
     assert result.outcome is Outcome.SUCCEEDED, f"{result.message}\n{log}"

@@ -44,6 +44,8 @@ def test_it_is_gone_from_every_node_and_from_the_registry_as_the_policy_says(
     assert kube.find("-n", model.namespace, "edgemodel", model.name) is None
     wait(lambda: not any(answers(e) for e in endpoints.values()), "the end of the servers", 60)
     wait(lambda: model.on_nodes() == {}, model.on_nodes, 60)
-    assert not [n for n in kube.items("edgenodes") if any(m["name"] == model.name for m in n.get("spec", {}).get("models", []))]
+    assert not [
+        n for n in kube.items("edgenodes") if any(m["name"] == model.name for m in n.get("spec", {}).get("models", []))
+    ]
     kept = {d: in_registry(registry, reference, d) for d in digests}
     assert set(kept.values()) == {policy == "Retain"}, kept

@@ -47,9 +47,11 @@ class Bed:
         return self.run(str(kubectl), f"--kubeconfig={self.state}/kubeconfig", *arguments, input_text=input_text)
 
     @staticmethod
-    def run(*command: str, input_text: str | None = None) -> str:
+    def run(*command: str, input_text: str | None = None, cwd: Path = ROOT) -> str:
         environment = {**os.environ, "EDGEMODEL_TESTBED_NUMBER": NUMBER}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, input=input_text, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, input=input_text, env=environment, cwd=cwd
+        )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 

@@ -118,7 +118,7 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
     report(Progress(stage="load"))
     source = fetched["source"]
     with _about(job.source):
-        memory.check(source.path, job.compression.steps)
+        memory.check(source.path, job.compression.steps, folder=source.folder)
         model = load_model(
             source.path,
             work_dir=work_dir,

@@ -99,8 +99,12 @@ class Limit:
     change: str
 
 
-def sizes_of(path: Path) -> Sizes:
-    """What an ONNX file says of its weights. It may be hostile: the numbers are what it claims.
+def sizes_of(path: Path, folder: Path | None = None) -> Sizes:
+    """What an ONNX file says of its weights, and at most what is there: a claim beyond that is refused by whoever loads it.
+
+    Args:
+        path: the file.
+        folder: of its external data; None: that of the file.
 
     Raises:
         InputError: it cannot be read.
@@ -108,7 +112,9 @@ def sizes_of(path: Path) -> Sizes:
     with open_to_read(path, f"model {path.name}") as file:
         size = os.fstat(file.fileno()).st_size
         weights, largest = weight_sizes(file.fileno(), size)
-    return Sizes(weights, largest, size)
+    beside = sum(entry.stat().st_size for entry in (folder or path.parent).rglob("*") if entry.is_file())
+    there = max(size, beside)
+    return Sizes(min(weights, there), min(largest, there), size)
 
 
 def predict(sizes: Sizes, steps: Iterable[Step] | None) -> Estimate:
@@ -149,18 +155,21 @@ def limit(root: Path = Path("/")) -> Limit:
     return found
 
 
-def check(path: Path, steps: Iterable[Step] | None, allowed: Limit | None = None) -> Estimate:
+def check(
+    path: Path, steps: Iterable[Step] | None, allowed: Limit | None = None, folder: Path | None = None
+) -> Estimate:
     """Before any work: does it fit?
 
     Args:
         path: the source's ONNX file.
         steps: of the Job; None: a search.
         allowed: default: `limit()`.
+        folder: of its external data; None: that of the file.
 
     Raises:
         InputError: reason InsufficientMemory, with both numbers and what to set.
     """
-    sizes = sizes_of(path)
+    sizes = sizes_of(path, folder)
     steps = None if steps is None else tuple(steps)
     found, allowed = predict(sizes, steps), allowed or limit()
     if found.peak <= allowed.memory_bytes:

@@ -120,7 +120,7 @@ def digest_of(model_file: Path) -> str | None:
     if not names:
         return None
     files = _Files(model_file.parent, None)
-    paths = {name: files.open(Located("a tensor", None, True), name) for name in names}
+    paths = {name: files.open(Located(f"initializer {tensor!r}", None, True), name) for name, tensor in names.items()}
     found = _digest(paths)
     files.check_unchanged()
     return found

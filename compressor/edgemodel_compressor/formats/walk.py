@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_EXTERNAL = 7, 5, 13
+MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_NAME, TENSOR_EXTERNAL = 7, 5, 8, 13
 _CHUNK = 2**22
 _WINDOW = 2**16
 #: Message → field number → message, on the ways to tensors.
@@ -139,20 +139,20 @@ class ProtobufFile:
         raise NotProtobufError
 
 
-def external_names(fd: int, size: int) -> tuple[str, ...]:
-    """The locations of a model's external data, each once, in order of appearance; of a file that may be hostile.
+def external_names(fd: int, size: int) -> dict[str, str]:
+    """The locations of a model's external data, in order of appearance, each with the first tensor that lies there.
 
-    Read without parsing the model. What is no protobuf has none. The names are not checked.
+    Read without parsing the model, whose file may be hostile. What is no protobuf has none. The names are not checked.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     try:
         _names(ProtobufFile(fd, size), (0, size), "model", found, 0)
     except NotProtobufError:
-        return ()
-    return tuple(found)
+        return {}
+    return found
 
 
-def _names(file: ProtobufFile, within: tuple[int, int], kind: str, found: dict[str, None], depth: int) -> None:
+def _names(file: ProtobufFile, within: tuple[int, int], kind: str, found: dict[str, str], depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise NotProtobufError
     ways = _WAYS[kind]
@@ -164,9 +164,18 @@ def _names(file: ProtobufFile, within: tuple[int, int], kind: str, found: dict[s
                 for f in file.fields(field.content, field.end)
             }
             if texts.get(1) == b"location" and len(found) < _MAX_NAMES:
-                found[texts.get(2, b"").decode("utf-8", "replace")] = None
+                location = texts.get(2, b"").decode("utf-8", "replace")
+                if location not in found:
+                    found[location] = _name_of(file, within)
         elif inner is not None:
             _names(file, (field.content, field.end), inner, found, depth + 1)
+
+
+def _name_of(file: ProtobufFile, tensor: tuple[int, int]) -> str:
+    for field in file.fields(*tensor):
+        if field.number == TENSOR_NAME and field.wire == BYTES:
+            return file.read(field.content, min(field.end, field.content + _MAX_NAME_BYTES)).decode("utf-8", "replace")
+    return ""
 
 
 def weight_sizes(fd: int, size: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ def analysed(make, *waves, answer=GOOD, analysis=(ERRORS,), nodes=4, old=True):
 
     world.prometheus = prometheus
     if old:
-        world.run(turns=120, until=lambda w: w.finished())
+        world.run(turns=300, until=lambda w: w.finished())
         world.edit(world.builder.with_source("b"))
     world.answer = answer
     return world

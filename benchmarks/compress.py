@@ -197,16 +197,15 @@ def line(row: Row, source: Row) -> str:
     )
 
 
+def cpu_name() -> str:
+    """This machine's, for the line below a table."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), platform.machine())
+
+
 def table(lines: list[str], models: list[BenchModel]) -> str:
     """What the README shows."""
-    cpu = next(
-        (
-            x.partition(":")[2].strip()
-            for x in Path("/proc/cpuinfo").read_text().splitlines()
-            if x.startswith("model name")
-        ),
-        platform.machine(),
-    )
+    cpu = cpu_name()
     kinds = "; ".join(
         f"{m.name} ({m.kind}, {m.metric}{'' if m.labels else ' of agreement with the source'})" for m in models
     )

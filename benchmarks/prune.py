@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress import Bench, Row, environment
+from compress import Bench, Row, cpu_name, environment
 from models import ROOT, BenchModel, prepare
 
 from edgemodel_api.edgemodel import Activations, Granularity, Precision, PruneMethod, PruneStep, QuantizeStep, Structure
@@ -108,14 +107,7 @@ def line(found: Pruned, dense: Pruned) -> str:
 
 def table(lines: list[str], models: list[BenchModel]) -> str:
     """What the README shows."""
-    cpu = next(
-        (
-            x.partition(":")[2].strip()
-            for x in Path("/proc/cpuinfo").read_text().splitlines()
-            if x.startswith("model name")
-        ),
-        platform.machine(),
-    )
+    cpu = cpu_name()
     head = (
         "| model | pruned | weights as | numbers | zeros | stored | quality (change) | median latency |\n"
         "|---|---|---|---|---|---|---|---|"

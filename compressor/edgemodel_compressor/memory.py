@@ -22,6 +22,7 @@ source and candidate with packed weights.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from edgemodel_api.reasons import INSUFFICIENT_MEMORY
 
 from .evaluate.serving import CHILD_BYTES
 from .formats import kept
-from .formats.walk import weight_sizes
+from .formats.walk import external_names, weight_sizes
 from .reading import open_to_read
 
 BASE_BYTES = 200 * 2**20
@@ -112,8 +113,11 @@ def sizes_of(path: Path, folder: Path | None = None) -> Sizes:
     with open_to_read(path, f"model {path.name}") as file:
         size = os.fstat(file.fileno()).st_size
         weights, largest = weight_sizes(file.fileno(), size)
-    beside = sum(entry.stat().st_size for entry in (folder or path.parent).rglob("*") if entry.is_file())
-    there = max(size, beside)
+        there = size
+        # Only what the model names: its folder may be anybody's home.
+        for name in external_names(file.fileno(), size) if weights > size else ():
+            with contextlib.suppress(OSError, ValueError):
+                there += os.stat((folder or path.parent) / name).st_size
     return Sizes(min(weights, there), min(largest, there), size)
 
 

@@ -3,7 +3,9 @@
 coremltools is imported when something is converted or read, not by importing this package.
 """
 
-from .equivalence import Equivalence, compare
+from edgemodel_compressor.formats.equivalence import Equivalence
+
+from .equivalence import compare
 from .interpret import RAN_WITH
 from .package import unpack
 from .session import open_run, run

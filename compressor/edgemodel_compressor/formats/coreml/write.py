@@ -20,13 +20,13 @@ import numpy as np
 from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.evaluate.runner import Arrays, Run, runner
+from edgemodel_compressor.formats.equivalence import Equivalence, compare_answers
 from edgemodel_compressor.formats.onnx_model import open_session
 from edgemodel_oci.golden import run_cases
 
 from . import compress
 from .build import TARGET, Built, build
-from .equivalence import Equivalence, compare_answers
-from .interpret import decompressed
+from .interpret import RAN_WITH, decompressed
 from .library import coremltools, quiet
 from .lower import LOWERINGS
 from .mil import Array
@@ -181,7 +181,9 @@ class _Cases:
             else a
             for name, a in self.feeds.items()
         }
-        return compare_answers(_answers(self.onnx, moved, self.rows), self.answers, self.count).max_error
+        return compare_answers(
+            _answers(self.onnx, moved, self.rows), self.answers, self.count, ran_with=RAN_WITH
+        ).max_error
 
     @property
     def count(self) -> int:
@@ -202,7 +204,7 @@ class _Cases:
     def judge(self, path: Path) -> Equivalence:
         """The package at `path`, by the interpreter."""
         got = _answers(open_run(path), self.feeds, self.rows)
-        return compare_answers(got, self.answers, self.count)
+        return compare_answers(got, self.answers, self.count, ran_with=RAN_WITH)
 
 
 def _answers(run: Run, feeds: Arrays, rows: int | None) -> Arrays:

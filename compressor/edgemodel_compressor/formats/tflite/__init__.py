@@ -1,6 +1,8 @@
 """TFLite files from ONNX models, and running them."""
 
-from .equivalence import Equivalence, compare
+from edgemodel_compressor.formats.equivalence import Equivalence
+
+from .equivalence import compare
 from .run import open_run, run, runtime
 from .write import (
     ENCODINGS,

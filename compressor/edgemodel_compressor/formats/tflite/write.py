@@ -19,12 +19,13 @@ import numpy as np
 from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.evaluate.runner import Arrays, Run, runner
+from edgemodel_compressor.formats.equivalence import Equivalence, compare_runs
 from edgemodel_oci.files import put, replacing
 from edgemodel_oci.golden import compare_outputs, run_cases
 
-from .equivalence import Equivalence, compare_runs
 from .known import ROWS, input_shapes, random_feeds
 from .lower import STATIC, Lowered, lower
+from .run import runtime
 from .schema import serialize
 from .site import REGISTRY
 from .worker import isolated_run
@@ -200,9 +201,9 @@ def _checked_file(
     for delegates in (True, False):
         tflite = isolated_run(path, delegates=delegates)
         try:
-            checks = [compare_runs(onnx, tflite, feeds, rows=rows)]
+            checks = [compare_runs(onnx, tflite, feeds, ran_with=runtime(), rows=rows)]
             if many:
-                checks.append(compare_runs(onnx, tflite, many, rows=ROWS))
+                checks.append(compare_runs(onnx, tflite, many, ran_with=runtime(), rows=ROWS))
         except InputError as error:
             raise InputError(
                 f"the TFLite file cannot be run ({error}), so it was not written: take TFLite out of spec.formats"

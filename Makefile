@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit test-cluster test-testbed e2e verify format manifests lock tools emulators bench bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
+.PHONY: help setup demo digits test test-unit test-cluster test-testbed fuzz e2e verify format manifests lock tools emulators bench bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test: $(STAMP) tools ## All tests; those on a cluster where one can be made (roo
 
 test-unit: $(STAMP) ## The quick ones
 	@$(BIN)/python -m pytest -n 2 tests/unit $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## The properties with new examples, ten times as many: what fails becomes an example of its test
+	@EDGEMODEL_FUZZ=10 $(BIN)/python -m pytest -n 2 --timeout 1800 tests/unit tests/integration $(PYTEST_ARGS)
 
 test-cluster: $(STAMP) tools ## The operator and the chart on the test bed (root, Go), which stays up for the next run
 	@set -e; up=$$($(BIN)/python testbed/cluster.py up); $(BIN)/python testbed/cluster.py images > /dev/null; \

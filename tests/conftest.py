@@ -15,11 +15,25 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 # How long an example takes says how busy the machine is, not whether the code is right; the suite has per-test timeouts.
-settings.register_profile("edgemodel", deadline=None, print_blob=True)
+# `make test` draws the same examples every time, so that what it says of a change is due to the change. `make fuzz` draws
+# new ones, and more of them: what it finds becomes an @example.
+_FUZZ = int(os.environ.get("EDGEMODEL_FUZZ", "0"))
+settings.register_profile("edgemodel", deadline=None, print_blob=True, derandomize=not _FUZZ)
 settings.load_profile("edgemodel")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """EDGEMODEL_FUZZ=N: only properties, with N times as many examples, drawn anew."""
+    if not _FUZZ:
+        return
+    items[:] = [i for i in items if isinstance(i, pytest.Function) and is_hypothesis_test(i.obj)]
+    for function in {getattr(i.obj, "__func__", i.obj) for i in items if isinstance(i, pytest.Function)}:
+        wanted = function._hypothesis_internal_use_settings
+        function._hypothesis_internal_use_settings = settings(wanted, max_examples=wanted.max_examples * _FUZZ)
+
 
 # Tests of the pipeline take as long where QEMU is installed as where it is not; tests/integration/verify turns it on.
 os.environ.setdefault("EDGEMODEL_EMULATION", "off")

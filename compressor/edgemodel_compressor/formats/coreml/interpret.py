@@ -73,16 +73,14 @@ def decompressed(program: MilProgram) -> dict[str, Array]:
 
 
 def _compute(operation: Operation, values: dict[str, Array]) -> None:
-    single: dict[str, Array] = {}
-    several: dict[str, tuple[Array, ...]] = {}
     sources: Mapping[str, tuple[str | Array, ...]] = {**operation.attributes_as_inputs(), **operation.inputs}
-    for name, bindings in sources.items():
-        found = tuple(_widened(values[b] if isinstance(b, str) else b) for b in bindings)
-        several[name] = found
-        if len(found) == 1:
-            single[name] = found[0]
     label = f"{operation.kind} {operation.outputs[0].name if operation.outputs else ''}"
     try:
+        several = {
+            name: tuple(_widened(values[b] if isinstance(b, str) else b) for b in bindings)
+            for name, bindings in sources.items()
+        }
+        single = {name: found[0] for name, found in several.items() if len(found) == 1}
         with np.errstate(all="ignore"):
             result = IMPLEMENTATIONS[operation.kind](Arguments(single, several))
             results = result if isinstance(result, tuple) else (result,)
@@ -90,7 +88,7 @@ def _compute(operation: Operation, values: dict[str, Array]) -> None:
                 values[declared.name] = _typed(value, declared, label)
     except InputError as error:
         raise InputError(f"{label}: {error}", reason=error.reason) from None
-    except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError, MemoryError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         raise InputError(f"{label}: cannot be computed ({error})") from None
 
 

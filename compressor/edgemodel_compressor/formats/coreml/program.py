@@ -120,7 +120,7 @@ def decode(package: Package) -> MilProgram:
         raise InputError(f"an ML program without a block for {main.opset!r}: convert the model again")
     block = main.block_specializations[main.opset]
     described = (*spec.description.input, *spec.description.output)
-    return MilProgram(
+    program = MilProgram(
         inputs=tuple(_tensor_type(i.name, i.type) for i in main.inputs),
         outputs=tuple(block.outputs),
         operations=tuple(_operation(o, package.weights) for o in block.operations),
@@ -128,6 +128,25 @@ def decode(package: Package) -> MilProgram:
         features={d.name: _feature(d) for d in described},
         metadata=dict(spec.description.metadata.userDefined),
     )
+    _check_names(program)
+    return program
+
+
+def _check_names(program: MilProgram) -> None:
+    """What is used was made before, and what is given back is made."""
+    known = {i.name for i in program.inputs}
+    for operation in program.operations:
+        for name in (b for bindings in operation.inputs.values() for b in bindings if isinstance(b, str)):
+            if name not in known:
+                raise InputError(
+                    f"operation {operation.kind}: nothing before it makes {name!r}: the package is damaged"
+                )
+        if operation.kind == "const" and (len(operation.outputs) != 1 or "val" not in operation.attributes):
+            raise InputError("a const without its one name or its value: the package is damaged")
+        known |= {o.name for o in operation.outputs}
+    lost = [name for name in program.outputs if name not in known or name not in program.features]
+    if lost:
+        raise InputError(f"output {lost[0]!r} is not made or not described: the package is damaged")
 
 
 def _operation(proto: Any, weights: WeightFile) -> Operation:
@@ -188,7 +207,10 @@ def _value(proto: Any, weights: WeightFile) -> Array:
         if len(values) % kind.dtype.itemsize:
             raise InputError(f"a constant of {len(values)} bytes, which are no {kind.dtype}: the package is damaged")
         return _shaped(np.frombuffer(values, kind.dtype.newbyteorder("<")), kind.dtype, shape)
-    return _shaped(np.array(list(values), dtype=kind.dtype), kind.dtype, shape)
+    try:
+        return _shaped(np.array(list(values), dtype=kind.dtype), kind.dtype, shape)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"a constant that is no {kind.dtype} ({error}): the package is damaged") from None
 
 
 def _shaped(values: Array, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:

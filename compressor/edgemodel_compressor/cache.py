@@ -29,6 +29,7 @@ from pydantic import Field, ValidationError
 
 from edgemodel_api.base import StatusModel
 from edgemodel_api.errors import InputError
+from edgemodel_api.report import Verification
 from edgemodel_oci.files import measure, open_regular, put, replacing
 
 from .formats.datafile import goes_outside
@@ -133,6 +134,17 @@ class Cache:
         content = entry.model_dump_json(by_alias=True, exclude_defaults=True).encode()
         if len(content) <= ENTRY_BYTES:
             self._write(key, content)
+
+    def verification(self, key: str) -> Verification | None:
+        """What a file came to on a kind of CPU."""
+        content = self._read(key, ENTRY_BYTES)
+        with contextlib.suppress(ValidationError):
+            return None if content is None else Verification.model_validate_json(content)
+        return None
+
+    def keep_verification(self, key: str, row: Verification) -> None:
+        """Remember it."""
+        self._write(key, row.model_dump_json(by_alias=True, exclude_none=True).encode())
 
     def network(self, key: str) -> tuple[Any, tuple[str, ...]] | None:
         """(ModelProto, notes) of a trained network."""

@@ -85,7 +85,7 @@ class Lab:
             report: where progress goes.
         """
         self.builder, self.bench = builder, bench
-        self._judges, self._cache, self._deadline, self._report = judges, cache, deadline, report
+        self._judges, self.cache, self._deadline, self._report = judges, cache, deadline, report
         self._outcomes: dict[str, Outcome] = {}
         self._known: dict[str, Known] = {}
         self._probed: set[str] = set()
@@ -138,7 +138,7 @@ class Lab:
                 self._outcomes[o.name] = replace(o, refusals=(*o.refusals, gates.load_refusal(why)))
                 continue
             known = self._known.get(item.built.digest, Known())
-            if not known.complete and self._cache.on and (entry := self._cache.entry(item.key)) is not None:
+            if not known.complete and self.cache.on and (entry := self.cache.entry(item.key)) is not None:
                 remembered = entries.known_of(entry, self.bench.court, full=True)
                 if entry.file_digest == item.built.digest and remembered.rows is not None:
                     known = remembered
@@ -157,7 +157,7 @@ class Lab:
     def close(self) -> None:
         """End the workers, and keep the cache within its bound."""
         self._judges.close()
-        self._cache.trim()
+        self.cache.trim()
 
     def _late(self, begun: int) -> bool:
         # One candidate there has to be: without any there is nothing to tell.
@@ -168,7 +168,7 @@ class Lab:
         name = self._name(recipe, {i.name: i.recipe for i in others})
         item = _Item(name, recipe, self._key(recipe))
         self._report(Progress(stage="candidates", done=len(self._outcomes), message=name))
-        item.entry = self._cache.entry(item.key) if self._cache.on else None
+        item.entry = self.cache.entry(item.key) if self.cache.on else None
         full, court = effort is Effort.FULL, self.bench.court
         if item.entry is not None and (item.entry.failure or item.entry.file_digest):
             known = self._known.get(item.entry.file_digest) or entries.known_of(item.entry, court, full=full)
@@ -271,21 +271,21 @@ class Lab:
         return Built(outcome.path, outcome.file_digest, size, outcome.quantized, outcome.notes, sparsity)
 
     def _remember(self, item: _Item, clocks: Clocks | None) -> None:
-        if not self._cache.on:
+        if not self.cache.on:
             return
         known = self._known.get(item.built.digest, Known()) if item.built is not None else Known(failure=item.failure)
         entry = entries.entry_of(item.built, known, clocks)
         # What cannot be built, never can (but for memory); why a run failed may lie in this machine.
         if not entry.rows and (item.built is not None or not item.lasting):
             return
-        before = item.entry or self._cache.entry(item.key)
+        before = item.entry or self.cache.entry(item.key)
         if before is not None and before.complete and not entry.complete and before.file_digest == entry.file_digest:
             return  # all samples say more than some
         if entry != before:
-            self._cache.keep(item.key, entry)
+            self.cache.keep(item.key, entry)
 
     def _key(self, recipe: Recipe) -> str:
-        return content_key(self._cache.context, recipe_key(recipe)) if self._cache.on else ""
+        return content_key(self.cache.context, recipe_key(recipe)) if self.cache.on else ""
 
     def _name(self, recipe: Recipe, others: dict[str, Recipe]) -> str:
         taken = {name: o.recipe for name, o in self._outcomes.items()} | others

@@ -126,6 +126,7 @@ class _Run:
             platforms=self.job.platforms,
             work_dir=self.work_dir,
             report=self.progress,
+            workers=self.job.workers,
         )
         return Finals(self.lab, self.job.platforms, verifier.verified, self.progress)
 

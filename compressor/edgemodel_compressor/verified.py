@@ -14,7 +14,9 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.job import Progress
 from edgemodel_api.report import Verification
 
+from . import host
 from .bench import Outcome
+from .cache import content_key
 from .candidates import classes_on, classes_there
 from .measure import Lab
 from .progress import Report
@@ -22,6 +24,7 @@ from .recipe import Quantize, Recipe
 from .search import Effort
 from .steps.encodings import Encoding
 from .verify import Machines, Samples, repair_words, repairs_for, verify
+from .workers import workers_for
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Verifier:
         platforms: of the Job.
         work_dir: for requests and answers.
         report: where progress goes.
+        workers: kinds of CPU at a time; None: as many as there are cores and memory for.
     """
 
     lab: Lab
@@ -43,6 +47,7 @@ class Verifier:
     platforms: Sequence[str]
     work_dir: Path
     report: Report
+    workers: int | None = None
 
     def verified(self, outcome: Outcome) -> Outcome:
         """What takes its place: itself, with what was seen; or a repaired one. Both are in the lab afterwards.
@@ -60,14 +65,40 @@ class Verifier:
         classes = [c for p in self.platforms for c in hardware_classes(outcome.recipe, p)]
         if outcome.path is None or not classes:
             return ()
-        self.report(Progress(stage="verify", message=f"{outcome.name} on {', '.join(dict.fromkeys(classes))}"))
-        return verify(
-            outcome.path,
-            classes=classes,
-            samples=self.samples,
-            machines=self.machines,
-            work_dir=self.work_dir,
-        )
+        kept = {c: row for c in classes if (row := self._kept(outcome, c)) is not None}
+        rest = [c for c in dict.fromkeys(classes) if c not in kept]
+        if rest:
+            self.report(Progress(stage="verify", message=f"{outcome.name} on {', '.join(rest)}"))
+            size = outcome.measurement.file_bytes if outcome.measurement is not None else 0
+            found = verify(
+                outcome.path,
+                classes=rest,
+                samples=self.samples,
+                machines=self.machines,
+                work_dir=self.work_dir,
+                workers=self.workers or workers_for(host.cores(), host.memory_left(), size),
+            )
+            for row in found:
+                self._keep(outcome, row)
+            kept |= {row.hardware_class: row for row in found}
+        return tuple(kept[c] for c in dict.fromkeys(classes))
+
+    def _kept(self, outcome: Outcome, hardware_class: str) -> Verification | None:
+        key = self._key(outcome, hardware_class)
+        return self.lab.cache.verification(key) if key else None
+
+    def _keep(self, outcome: Outcome, row: Verification) -> None:
+        """Only what was seen whole: how far a slow machine came in the time is nothing to remember."""
+        key = self._key(outcome, row.hardware_class)
+        if key and row.holds is not None and row.samples == len(self.samples.feeds) * self.samples.rows:
+            self.lab.cache.keep_verification(key, row)
+
+    def _key(self, outcome: Outcome, hardware_class: str) -> str:
+        machine = self.machines.of(hardware_class)
+        if not self.lab.cache.on or machine is None or not outcome.file_digest:
+            return ""
+        about = [outcome.file_digest, hardware_class, machine.how.value, machine.cpu, self.samples.limit]
+        return content_key(self.lab.cache.context, "verify", about, len(self.samples.feeds))
 
     def _repaired(self, outcome: Outcome, broken: Sequence[Verification]) -> Outcome:
         action = next((q for q in outcome.recipe.quantizes if q.integer_compute), None)

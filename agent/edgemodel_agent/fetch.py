@@ -146,6 +146,7 @@ def _read_record(target: ArtifactTarget) -> VariantRecord:
         file_size=found.file_size,
         data_digest=found.data_digest,
         data_size=found.data_size,
+        format=found.format,
     )
 
 

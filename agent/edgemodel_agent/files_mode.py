@@ -1,9 +1,9 @@
 """serving.mode Files: a verified model laid down under a name that never changes, for applications that load it themselves.
 
 ```
-<folder>/versions/<hex12>/model.onnx   a hard link into the content store
+<folder>/versions/<hex12>/model.onnx   a hard link into the content store; model.tflite for a TFLite variant
 <folder>/versions/<hex12>/<hex>.data   likewise: external data of a large model, under the name by which it knows them
-<folder>/versions/<hex12>/variant.json what it is
+<folder>/versions/<hex12>/variant.json what it is, and the name of its file
 <folder>/current -> versions/<hex12>   switched by one rename
 ```
 """
@@ -14,7 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
-from edgemodel_api.artifact import MODEL_FILE
+from edgemodel_api.artifact import MODEL_FILE, MODEL_FILES
 from edgemodel_api.edgenode import ArtifactTarget
 
 from .files import TEMPORARY, sync_folder, write_json
@@ -26,23 +26,31 @@ def _version(target: ArtifactTarget) -> str:
     return target.digest.partition(":")[2][:12]
 
 
-def lay_down(folder: Path, target: ArtifactTarget, model: Path, data: Path | None = None) -> Path:
-    """Make `current` this variant, whose files were verified just now; the path that applications open."""
+def lay_down(
+    folder: Path, target: ArtifactTarget, model: Path, data: Path | None = None, *, name: str = MODEL_FILE
+) -> Path:
+    """Make `current` this variant, whose files were verified just now; the path that applications open, of that `name`."""
     version = folder / "versions" / _version(target)
     version.mkdir(parents=True, exist_ok=True)
     if data is not None:
         _link(data, version / data.name)
-    _link(model, version / MODEL_FILE)
+    _link(model, version / name)
     write_json(
         version / "variant.json",
-        {"revision": target.revision, "variant": target.variant, "digest": target.digest},
+        {"revision": target.revision, "variant": target.variant, "digest": target.digest, "file": name},
     )
     link = folder / f".{CURRENT}{TEMPORARY}"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("versions") / version.name)
     os.replace(link, folder / CURRENT)
     sync_folder(folder)
-    return folder / CURRENT / MODEL_FILE
+    return folder / CURRENT / name
+
+
+def current_file(folder: Path) -> Path:
+    """The path that applications open now; whether anything lies there is another matter."""
+    found = (folder / CURRENT / name for name in MODEL_FILES.values())
+    return next((path for path in found if path.is_file()), folder / CURRENT / MODEL_FILE)
 
 
 def _link(file: Path, path: Path) -> None:
@@ -58,10 +66,7 @@ def _link(file: Path, path: Path) -> None:
 def laid_down(folder: Path, target: ArtifactTarget) -> bool:
     """Whether `current` is this variant."""
     try:
-        return (
-            os.readlink(folder / CURRENT) == f"versions/{_version(target)}"
-            and (folder / CURRENT / MODEL_FILE).is_file()
-        )
+        return os.readlink(folder / CURRENT) == f"versions/{_version(target)}" and current_file(folder).is_file()
     except OSError:
         return False
 

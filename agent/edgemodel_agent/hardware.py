@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,21 +14,42 @@ import psutil
 
 from edgemodel_api.hardware import RELEVANT_FEATURES, CpuInfo, Hardware, classify, parse_cpuinfo
 
-__all__ = ["CpuInfo", "detect", "installed_runtimes", "memory_limit", "parse_cpuinfo", "usable_cores"]
+__all__ = ["CpuInfo", "detect", "importable", "installed_runtimes", "memory_limit", "parse_cpuinfo", "usable_cores"]
 
 #: Packages that execute models; `EdgeNode.status.runtimes` names those that are installed.
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
+#: What a package must be able to import to count as installed: one that was built for another numpy, or other CPUs, cannot.
+MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
+IMPORT_SECONDS = 60.0
 
 
 def installed_runtimes(names: Iterable[str] = RUNTIMES) -> dict[str, str]:
-    """Runtime name → version, of those that are installed."""
+    """Runtime name → version, of those that are installed and can be imported."""
     found = {}
     for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+        if name in MODULES and not importable(MODULES[name]):
+            del found[name]
     return found
+
+
+def importable(module: str) -> bool:
+    """Whether a process can import it: one of its own, as the agent needs no runtime in its memory, and may end by it."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=IMPORT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def usable_cores() -> int:

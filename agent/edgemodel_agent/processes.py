@@ -155,7 +155,8 @@ class ServerProcess:
                 with open(self.log, "rb") as f:
                     f.seek(max(0, os.fstat(f.fileno()).st_size - LOG_TAIL))
                     lines = f.read().decode(errors="replace").strip().splitlines()
-                tail = lines[-1][:300] if lines else ""
+                # What LiteRT tells of itself when it begins is no reason to end.
+                tail = next((line[:300] for line in reversed(lines) if not line.startswith("INFO: ")), "")
         return f"{how}: {tail}" if tail else how
 
 

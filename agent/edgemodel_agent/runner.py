@@ -22,7 +22,7 @@ from .decide import Action, Facts, Work
 from .faults import Fault
 from .fetch import failure_of, next_retry
 from .files import remove_folder, write_json
-from .files_mode import laid_down, lay_down, tidy
+from .files_mode import current_file, laid_down, lay_down, tidy
 from .jobs import CancelledError, Job
 from .node import Node
 from .processes import ServerProcess, port_error, port_of
@@ -126,9 +126,7 @@ class ModelRunner:
     def status(self, desired: AssignedModel, now: datetime) -> ModelStatus:
         """For the report."""
         fetching = self.job.done_bytes if self.job and self.job.work is Work.FETCH else 0
-        endpoint = report.endpoint_of(
-            self.state, self.node.options.address, str(self.folder / "current" / "model.onnx")
-        )
+        endpoint = report.endpoint_of(self.state, self.node.options.address, str(current_file(self.folder)))
         return report.model_status(desired, self.state, self.facts(), now, endpoint=endpoint, fetching=fetching)
 
     def stop(self) -> None:
@@ -363,7 +361,7 @@ class ModelRunner:
         )
         if files:
             loaded = self.node.store.load(desired.target.digest)
-            lay_down(self.folder, desired.target, loaded.model, loaded.data)
+            lay_down(self.folder, desired.target, loaded.model, loaded.data, name=loaded.name)
             self.save(after)
             passed.server.kill()
             self.slot.close()

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from edgemodel_api.artifact import Golden
+from edgemodel_api.artifact import MODEL_FILE, MODEL_FILES, Golden
 from edgemodel_api.base import StatusModel
+from edgemodel_api.edgemodel import Format
 from edgemodel_oci.companion import data_name
 
 from .files import read_json, sha256_of, write_json
@@ -51,6 +52,7 @@ class VariantRecord(StatusModel):
     data_digest: str = ""
     """Of the model's external data; empty: it is one file."""
     data_size: int = 0
+    format: Format = Format.ONNX
 
 
 class Loaded(NamedTuple):
@@ -61,6 +63,8 @@ class Loaded(NamedTuple):
     golden_spec: Golden
     data: Path | None = None
     """External data, which lie beside the model."""
+    name: str = MODEL_FILE
+    """What the layer calls the model, and applications find it under."""
 
 
 class DamagedError(Exception):
@@ -160,7 +164,7 @@ class Store:
             if not self.intact(path, expected):
                 raise DamagedError(f"the stored file {path.name} of variant {digest} was damaged: it is fetched again")
         data = self.data_path(record.data_digest) if record.data_digest else None
-        return Loaded(model, golden, record.golden_spec, data)
+        return Loaded(model, golden, record.golden_spec, data, MODEL_FILES[record.format])
 
     def intact(self, path: Path, digest: str) -> bool:
         """Whether the file is there with this digest; a wrong one is removed."""

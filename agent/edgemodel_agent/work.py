@@ -131,7 +131,7 @@ def restart(
     """Bring the committed variant up again: verify, start, accept (Files mode: lay it down again)."""
     loaded = node.store.load(deployed.target.digest)
     if deployed.mode is ServingMode.FILES or listener is None:
-        lay_down(folder, deployed.target, loaded.model, loaded.data)
+        lay_down(folder, deployed.target, loaded.model, loaded.data, name=loaded.name)
         return None
     rehearsal = node.rehearses(deployed.target.digest)
     server = launch(node, job, key=key, target=deployed.target, loaded=loaded, listener=listener, rehearsal=rehearsal)

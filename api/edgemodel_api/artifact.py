@@ -6,9 +6,13 @@ was timed lies in the report, a referrer of the index (`subject`), so that two r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from pydantic import Field
 
 from .base import StatusModel
+from .edgemodel import Format
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -28,6 +32,8 @@ ANNOTATION_VARIANT = "dev.edgemodel.variant"
 ANNOTATION_PLATFORM = "dev.edgemodel.platform"
 ANNOTATION_CLASSES = "dev.edgemodel.hardware-classes"
 ANNOTATION_ENCODING = "dev.edgemodel.encoding"
+#: Of a variant that is no ONNX file (`edgemodel.Format`); absent: ONNX.
+ANNOTATION_FORMAT = "dev.edgemodel.format"
 ANNOTATION_REVISION = "dev.edgemodel.revision"
 ANNOTATION_FILE_DIGEST = "dev.edgemodel.file.digest"
 ANNOTATION_FILE_SIZE = "dev.edgemodel.file.size"
@@ -38,6 +44,10 @@ ANNOTATION_GOLDEN = "dev.edgemodel.golden"
 
 #: Names inside the artifact.
 MODEL_FILE = "model.onnx"
+#: By format; a Core ML package is a folder, and here a zip of it.
+MODEL_FILES: Mapping[Format, str] = MappingProxyType(
+    {Format.ONNX: MODEL_FILE, Format.TFLITE: "model.tflite", Format.COREML: "model.mlpackage.zip"}
+)
 #: Of external data, behind the 64 hex digits of its sha256: the model names them, so its own digest covers them too.
 DATA_SUFFIX = ".data"
 GOLDEN_FILE = "golden.npz"

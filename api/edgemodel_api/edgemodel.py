@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from . import quantities as q
 from .base import ApiModel, ListMap, Rule
 from .edgemodel_status import EdgeModelStatus
+from .formats import Format as Format  # noqa: PLC0414 - a word of the spec; the status says it too, and comes before
 from .meta import DNS_NAME_PATTERN, ObjectMeta
 
 SHA256_PATTERN = r"^[a-f0-9]{64}$"
@@ -73,14 +74,6 @@ class Objective(StrEnum):
 
     SMALLEST = "Smallest"
     FASTEST = "Fastest"
-
-
-class Format(StrEnum):
-    """File formats that edge frameworks load."""
-
-    ONNX = "ONNX"
-    TFLITE = "TFLite"
-    COREML = "CoreML"
 
 
 class SecretRef(ApiModel):

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .base import ListMap, StatusModel
+from .formats import Format
 from .hardware import HardwareClass
 from .meta import Condition
 
@@ -53,6 +54,7 @@ class VariantStatus(StatusModel):
     digest: str
     size_bytes: int
     file_bytes: int = 0
+    format: Format | None = Field(None, description="What the file is; absent: ONNX.")
     quality: str | None = None
     latency_median_seconds: str | None = None
     measured_on: str = Field("", description="Name of the node of the trial; empty: not yet measured on hardware.")
@@ -71,6 +73,7 @@ class CandidateStatus(StatusModel):
     digest: str
     size_bytes: int = 0
     file_bytes: int = 0
+    format: Format | None = Field(None, description="What the file is; absent: ONNX.")
     quality: str | None = None
     accepted: bool = True
     reason: str = ""

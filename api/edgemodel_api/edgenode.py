@@ -191,7 +191,9 @@ class EdgeNodeStatus(StatusModel):
 
     observed_generation: int = 0
     hardware: Hardware | None = None
-    runtimes: dict[str, str] = Field(default_factory=dict, description="Runtime name to version.")
+    runtimes: dict[str, str] = Field(
+        default_factory=dict, description="Runtime name to version: what this node can load."
+    )
     agent_version: str = ""
     disk_free_bytes: int = 0
     memory_free_bytes: int = 0

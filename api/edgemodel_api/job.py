@@ -115,6 +115,8 @@ class VariantSummary(StatusModel):
     accepted: bool = True
     reason: str = ""
     hardware_classes: tuple[HardwareClass, ...] = ()
+    format: Format | None = None
+    """What the file is; None: ONNX. (The termination message has no room for what nearly all variants are.)"""
 
 
 class JobResult(StatusModel):

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from .base import StatusModel
-from .edgemodel import Budget
+from .edgemodel import Budget, Format
 from .hardware import Hardware
 
 
@@ -130,10 +130,13 @@ class Layer(StatusModel):
 
 
 class Conversion(StatusModel):
-    """A candidate as a file of another format, beside the ONNX file that it was made of, on the golden cases."""
+    """A float model as a file of another format, beside the ONNX model that it was made of, on the golden cases."""
 
     format: str
-    candidate: str
+    candidate: str = Field(description="The float model that it was made of: `source`, or the steps that made it.")
+    name: str = Field("", description="Of the variant.")
+    platforms: tuple[str, ...] = ()
+    digest: str | None = Field(None, description="Manifest digest on the first platform; None: not in the artifact.")
     encoding: str = Field("", description="float32, float16, int8-weights, int8-full, palettized, …")
     size_bytes: int = Field(0, description="Stored layer.")
     file_bytes: int = 0
@@ -144,7 +147,8 @@ class Conversion(StatusModel):
     quality: float | None = None
     quality_drop: float | None = Field(None, description="Relative to the source's; a fraction.")
     accepted: bool = False
-    message: str = ""
+    message: str = Field("", description="Why it is refused.")
+    notes: tuple[str, ...] = Field((), description="What the conversion decided and found.")
 
 
 class Diagnosis(StatusModel):
@@ -172,6 +176,7 @@ class CompressionReport(StatusModel):
     quality: QualityBasis
     budget: Budget = Budget()
     objective: str = ""
+    formats: tuple[Format, ...] = Field((Format.ONNX,), description="What files the artifact holds.")
     source: Measurement
     candidates: tuple[Candidate, ...] = ()
     layers: tuple[Layer, ...] = ()

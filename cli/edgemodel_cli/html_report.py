@@ -38,6 +38,9 @@ WORDS = frozenset(
         "Run",
         "CPU",
         "What was found",
+        "Format",
+        "Made of",
+        "Run with",
     }
 )
 
@@ -92,6 +95,8 @@ def render(
         groups=rows.groups(node_rows),
         verified=rows.verified_rows(report, chosen),
         verified_columns=rows.VERIFIED_COLUMNS,
+        conversions=rows.conversion_rows(report, chosen),
+        conversion_columns=rows.CONVERSION_COLUMNS,
         layers_figure=layers_figure.draw(report.layers),
         layers=rows.layer_rows(report.layers),
         layer_columns=rows.LAYER_COLUMNS,

@@ -143,7 +143,7 @@ def run(
     )
 
 
-BUDGET = "Budget"
+BUDGET, STEPS, SEARCH = "Budget", "Steps, instead of a search", "Search"
 
 
 @app.command()
@@ -151,7 +151,9 @@ def compress(
     *,
     model: Annotated[
         Path | None,
-        typer.Argument(help="ONNX file; the options below say the rest. Or give a manifest by -f.", show_default=False),
+        typer.Argument(
+            help="ONNX or TFLite file; the options below say the rest. Or give a manifest by -f.", show_default=False
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="Manifest with one EdgeModel; - is standard input.")
@@ -172,12 +174,25 @@ def compress(
             help="Build for this platform, such as linux/arm64; repeatable. Default: this machine's.",
         ),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="ONNX, TFLite or CoreML; repeatable. Default: ONNX.", show_default=False),
+    ] = None,
     validation: Annotated[
         Path | None, typer.Option(help=".npz: an array for each input, by its name, and the labels.")
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Name of the label array in --validation.")] = None,
     metric: Annotated[str | None, typer.Option(help="Top1, TopK, F1, Cosine or MeanSquaredError.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="For --metric TopK; 5 by default.")] = None,
+    judged_output: Annotated[
+        str | None, typer.Option(help="Name of the model's output that is judged; the first by default.")
+    ] = None,
     calibration: Annotated[Path | None, typer.Option(help=".npz: an array for each input, by its name.")] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option(help=".npz to learn from: an array for each input, by its name, and labels where there are some."),
+    ] = None,
+    training_labels: Annotated[str | None, typer.Option(help="Name of the label array in --training.")] = None,
     objective: Annotated[str | None, typer.Option(help="Smallest or Fastest.", rich_help_panel=BUDGET)] = None,
     max_quality_drop: Annotated[
         str | None, typer.Option(help="Relative to the source, such as 0.5%; 1% by default.", rich_help_panel=BUDGET)
@@ -192,12 +207,46 @@ def compress(
     max_slowdown: Annotated[
         str | None, typer.Option(help="Against the source; 0% by default.", rich_help_panel=BUDGET)
     ] = None,
+    search_timeout: Annotated[
+        str | None,
+        typer.Option(help="Take the best that was found after this time, such as 10m.", rich_help_panel=SEARCH),
+    ] = None,
+    max_candidates: Annotated[
+        int | None, typer.Option(help="Measure this many at most; 48 by default.", rich_help_panel=SEARCH)
+    ] = None,
+    distill: Annotated[
+        str | None,
+        typer.Option(help="Knowledge or Parameter: train a smaller student on --training.", rich_help_panel=STEPS),
+    ] = None,
+    student_width: Annotated[
+        str | None, typer.Option(help="Share of the channels that the student has, such as 50%.", rich_help_panel=STEPS)
+    ] = None,
+    student_depth: Annotated[
+        str | None, typer.Option(help="Share of the repeated blocks, such as 50%.", rich_help_panel=STEPS)
+    ] = None,
+    student_rank: Annotated[
+        str | None, typer.Option(help="Share of the full rank of matrices, such as 25%.", rich_help_panel=STEPS)
+    ] = None,
+    student: Annotated[
+        Path | None, typer.Option(help="ONNX file of the student, instead of a share.", rich_help_panel=STEPS)
+    ] = None,
+    distill_epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training data; 10 by default.", rich_help_panel=STEPS)
+    ] = None,
     prune: Annotated[
         str | None,
-        typer.Option(help="This much of the weights, such as 60%, instead of a search.", rich_help_panel="Steps"),
+        typer.Option(help="This much of the weights, such as 60%, or N:M, such as 2:4.", rich_help_panel=STEPS),
     ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="Int8, Int4 or Float16, instead of a search.", rich_help_panel="Steps")
+    structure: Annotated[
+        str | None, typer.Option(help="Weights, or Channels: --prune takes whole channels out.", rich_help_panel=STEPS)
+    ] = None,
+    recover_epochs: Annotated[
+        int | None, typer.Option(help="Learn again after --prune, so many passes.", rich_help_panel=STEPS)
+    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="Int8, Int4 or Float16.", rich_help_panel=STEPS)] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="Static, Dynamic or None (weights only), for --quantize.", rich_help_panel=STEPS),
     ] = None,
     show_manifest: Annotated[
         bool,
@@ -213,26 +262,51 @@ def compress(
     best variant, to load at once), report.json and report.html. It appears when all of it is complete.
     """
     from .commands import compress as command
-    from .model_options import ModelOptions, edge_model, manifest_text
+    from .model_options import ModelOptions, edge_model, given, manifest_text
 
-    options = ModelOptions(
-        model=model or Path("model.onnx"),
-        validation=validation,
-        labels=labels,
-        metric=metric,
-        calibration=calibration,
-        objective=objective,
-        max_quality_drop=max_quality_drop,
-        max_size=max_size,
-        max_latency=max_latency,
-        max_memory=max_memory,
-        max_slowdown=max_slowdown,
-        prune=prune,
-        quantize=quantize,
-    )
-    if model is None and options.given():
-        raise InputError(f"{', '.join(options.given())}: with -f they are in the manifest; without it, name a model")
-    if model is not None and show_manifest:
+    said: dict[str, Any] = {
+        "validation": validation,
+        "labels": labels,
+        "metric": metric,
+        "k": k,
+        "judged_output": judged_output,
+        "calibration": calibration,
+        "training": training,
+        "training_labels": training_labels,
+        "objective": objective,
+        "max_quality_drop": max_quality_drop,
+        "max_size": max_size,
+        "max_latency": max_latency,
+        "max_memory": max_memory,
+        "max_slowdown": max_slowdown,
+        "search_timeout": search_timeout,
+        "max_candidates": max_candidates,
+        "formats": tuple(formats) if formats else None,
+        "distill": distill,
+        "student": student,
+        "student_width": student_width,
+        "student_depth": student_depth,
+        "student_rank": student_rank,
+        "distill_epochs": distill_epochs,
+        "prune": prune,
+        "structure": structure,
+        "recover_epochs": recover_epochs,
+        "quantize": quantize,
+        "activations": activations,
+    }
+    if model is None:
+        if words := given(said):
+            where = "with -f they are in the manifest" if file is not None else "they say something of a model"
+            raise InputError(
+                f"{', '.join(words)}: {where}; without a manifest, name the model: edgemodel compress model.onnx …"
+            )
+        if file is not None and show_manifest:
+            raise InputError(
+                f"--show-manifest prints the manifest that options stand for, and {file} is one already: edgemodel validate"
+                f" -f {file} says how it is understood"
+            )
+    options = ModelOptions(model=model, **said) if model is not None else None
+    if options is not None and file is None and show_manifest:
         edge_model(options)
         print(manifest_text(options), end="")
         return
@@ -240,7 +314,7 @@ def compress(
         command.compress(
             command.Options(
                 file=file,
-                model=options if model is not None else None,
+                model=options,
                 out=out,
                 as_json=output is Output.JSON,
                 platforms=tuple(target or ()),

@@ -1,9 +1,13 @@
-"""`edgemodel compress model.onnx --max-quality-drop 0.5% …`: options → the manifest that means the same. Pure."""
+"""`edgemodel compress model.onnx --max-quality-drop 0.5% …`: options → the manifest that means the same.
+
+`edgemodel.compress()` takes the same words. What is wrong with the files themselves is in `given_files`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,44 +20,106 @@ from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.errors import InputError
 from edgemodel_api.yaml_text import dump
 
+from .given_files import check_data, check_model
+from .manifest_file import ManifestFile, digested
+
 #: Where an option goes in the manifest: also how a complaint about a field finds its option.
 FIELDS = {
     "validation": ("data", "validation", "uri"),
     "labels": ("data", "validation", "labels"),
     "metric": ("data", "validation", "metric"),
+    "k": ("data", "validation", "k"),
+    "judged_output": ("data", "validation", "output"),
     "calibration": ("data", "calibration", "uri"),
+    "training": ("data", "training", "uri"),
+    "training_labels": ("data", "training", "labels"),
     "objective": ("compression", "objective"),
     "max_quality_drop": ("compression", "budget", "maxQualityDrop"),
     "max_size": ("compression", "budget", "maxSize"),
     "max_latency": ("compression", "budget", "maxLatency"),
     "max_memory": ("compression", "budget", "maxMemory"),
     "max_slowdown": ("compression", "budget", "maxSlowdown"),
+    "search_timeout": ("compression", "search", "timeout"),
+    "max_candidates": ("compression", "search", "maxCandidates"),
+    "formats": ("formats",),
 }
-#: Options that add a step, in the order in which steps are applied.
-STEPS = {"prune": ("prune", "sparsity"), "quantize": ("quantize", "precision")}
+#: Options that are part of a step, in the order in which steps are applied; the first of a step makes it.
+STEPS = {
+    "distill": ("distill", "method"),
+    "student": ("distill", "student", "uri"),
+    "student_width": ("distill", "student", "width"),
+    "student_depth": ("distill", "student", "depth"),
+    "student_rank": ("distill", "student", "rank"),
+    "distill_epochs": ("distill", "epochs"),
+    "prune": ("prune", "sparsity"),
+    "structure": ("prune", "structure"),
+    "recover_epochs": ("prune", "recover", "epochs"),
+    "quantize": ("quantize", "precision"),
+    "activations": ("quantize", "activations"),
+}
+DATA = ("validation", "calibration", "training")
+#: `--prune 2:4` is a pattern, `--prune 60%` a sparsity.
+_PATTERN = ("prune", "pattern")
+_FLAGS = {"formats": "--format"}
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What a command line says of a model; texts as in a manifest. Absent: the manifest's default."""
+    """What a command line says of a model; texts as in a manifest. Absent: the manifest's default.
+
+    Attributes:
+        distill, prune, quantize: a step by its first word, or all its fields as in a manifest.
+        steps: all steps as in a manifest, instead of the options for them.
+    """
 
     model: Path
     validation: Path | None = None
     labels: str | None = None
     metric: str | None = None
+    k: int | None = None
+    judged_output: str | None = None
     calibration: Path | None = None
+    training: Path | None = None
+    training_labels: str | None = None
     objective: str | None = None
     max_quality_drop: str | None = None
     max_size: str | None = None
     max_latency: str | None = None
     max_memory: str | None = None
     max_slowdown: str | None = None
-    prune: str | None = None
-    quantize: str | None = None
+    search_timeout: str | None = None
+    max_candidates: int | None = None
+    formats: tuple[str, ...] | None = None
+    distill: str | Mapping[str, Any] | None = None
+    student: Path | None = None
+    student_width: str | None = None
+    student_depth: str | None = None
+    student_rank: str | None = None
+    distill_epochs: int | None = None
+    prune: str | Mapping[str, Any] | None = None
+    structure: str | None = None
+    recover_epochs: int | None = None
+    quantize: str | Mapping[str, Any] | None = None
+    activations: str | None = None
+    steps: tuple[Mapping[str, Any], ...] | None = None
 
     def given(self) -> tuple[str, ...]:
         """The options that were given, as they are typed."""
-        return tuple(_flag(name) for name in (*FIELDS, *STEPS) if getattr(self, name) is not None)
+        return given({name: getattr(self, name) for name in (*FIELDS, *STEPS)})
+
+
+def given(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of these options that say something, as they are typed."""
+    return tuple(flag(name) for name, value in options.items() if value is not None and value != ())
+
+
+def flag(name: str) -> str:
+    """How an option is typed.
+
+    >>> flag("max_size"), flag("formats")
+    ('--max-size', '--format')
+    """
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def manifest_of(options: ModelOptions) -> dict[str, Any]:
@@ -62,14 +128,13 @@ def manifest_of(options: ModelOptions) -> dict[str, Any]:
     Raises:
         InputError: options that only go together are not.
     """
-    if options.validation is None and (options.labels or options.metric):
-        raise InputError("--labels and --metric say how --validation FILE is judged: give that file too")
+    _check_together(options)
     spec: dict[str, Any] = {"source": {"uri": _uri(options.model)}}
     for name, path in FIELDS.items():
         value = getattr(options, name)
-        if value is not None:
-            _set(spec, path, _uri(value) if isinstance(value, Path) else value)
-    steps = [{step: {field: getattr(options, name)}} for name, (step, field) in STEPS.items() if getattr(options, name)]
+        if value is not None and value != ():
+            _set(spec, path, _plain(value))
+    steps = [dict(step) for step in options.steps] if options.steps else _steps(options)
     if steps:
         spec.setdefault("compression", {})["steps"] = steps
     return {"apiVersion": API_VERSION, "kind": "EdgeModel", "metadata": {"name": name_of(options.model)}, "spec": spec}
@@ -86,7 +151,32 @@ def edge_model(options: ModelOptions) -> EdgeModel:
         return EdgeModel.model_validate_json(json.dumps(value), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         complaints = explain(error, value)
-        raise InputError("\n".join(f"{_option(options, path)}: {text}" for path, text in complaints.items())) from None
+        raise InputError(
+            "\n".join(dict.fromkeys(f"{_option(options, value, path)}: {text}" for path, text in complaints.items()))
+        ) from None
+
+
+def prepared(options: ModelOptions, base_dir: Path | None = None) -> ManifestFile:
+    """The same, with the digests of its files.
+
+    Args:
+        options: with paths that are absolute, or relative to `base_dir`.
+        base_dir: the current folder by default.
+
+    Raises:
+        InputError: an option, or a file that it names, cannot be used.
+    """
+    base_dir = base_dir or Path.cwd()
+    model = edge_model(options)
+    _check_learning(options)
+    check_model(base_dir / options.model, options.model, "")
+    if options.student is not None:
+        check_model(base_dir / options.student, options.student, f"{flag('student')} ")
+    for name in DATA:
+        path = getattr(options, name)
+        if path is not None:
+            check_data(base_dir / path, path, flag(name))
+    return digested(model, base_dir)
 
 
 def manifest_text(options: ModelOptions) -> str:
@@ -107,27 +197,113 @@ def name_of(model: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", model.stem.lower()).strip("-")[:63].strip("-") or "model"
 
 
+def in_options(message: str) -> str:
+    """A message of the Job, which names fields of a manifest, in the options that stand for them.
+
+    >>> in_options("data.validation.labels: there is none; compression.steps[1].prune.sparsity 0%")
+    '--labels: there is none; --prune 0%'
+    """
+    for pattern, name in _FIELD_NAMES:
+        message = pattern.sub(flag(name), message)
+    return message
+
+
+def _field_names() -> list[tuple[re.Pattern[str], str]]:
+    """Fields as messages write them, the longest first, and the option of each."""
+    names = {".".join(path): name for name, path in FIELDS.items() if name != "formats"}
+    names |= {".".join(path[:-1]): name for name, path in FIELDS.items() if path[-1] == "uri"}
+    found = {re.escape(field): name for field, name in names.items()}
+    found |= {
+        rf"compression\.steps\[\d+\]\.{re.escape('.'.join(path))}": name
+        for name, path in ((*STEPS.items(), ("prune", _PATTERN), ("student", STEPS["student"][:-1])))
+    }
+    found |= {rf"compression\.steps\[\d+\]\.{step}": step for step in ("distill", "prune", "quantize")}
+    return [
+        (re.compile(rf"(?<![\w.])(?:spec\.)?{field}(?![\w-]|\.\w)"), name)
+        for field, name in sorted(found.items(), key=lambda item: -len(item[0]))
+    ]
+
+
+def _check_together(options: ModelOptions) -> None:
+    judged = {name: getattr(options, name) for name in ("labels", "metric", "k", "judged_output")}
+    if options.validation is None and (words := given(judged)):
+        raise InputError(f"{', '.join(words)}: said of how --validation FILE is judged: give that file too")
+    if options.training is None and options.training_labels:
+        raise InputError("--training-labels names an array of --training FILE: give that file too")
+    for step, name in (("prune", "structure"), ("prune", "recover_epochs"), ("quantize", "activations")):
+        if getattr(options, step) is None and getattr(options, name) is not None:
+            example = {"prune": "60%", "quantize": "Int8"}[step]
+            raise InputError(f"{flag(name)} says how to {step}: give --{step} too, such as --{step} {example}")
+    made = _steps(options)
+    if options.steps and made:
+        raise InputError(f"steps are all steps: put {', '.join(next(iter(s)) for s in made)} among them")
+    for each in made:
+        if "distill" in each and not each["distill"].get("student"):
+            raise InputError(
+                "--distill trains a smaller student: say which, by --student-width 50%, --student-depth, --student-rank,"
+                " or --student FILE"
+            )
+
+
+def _check_learning(options: ModelOptions) -> None:
+    """As the Job says it later, in the options' words."""
+    if options.training is not None or options.calibration is not None:
+        return
+    for step in manifest_of(options)["spec"].get("compression", {}).get("steps", ()):
+        if "distill" in step or "recover" in step.get("prune", {}):
+            what = "--distill" if "distill" in step else "--recover-epochs"
+            raise InputError(
+                f"{what} has nothing to learn from: give --training FILE, an .npz with the model's inputs (best with labels"
+                " too, named by --training-labels), or at least --calibration FILE"
+            )
+
+
+def _steps(options: ModelOptions) -> list[dict[str, Any]]:
+    steps: dict[str, dict[str, Any]] = {}
+    for name, path in STEPS.items():
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            steps.setdefault(path[0], {}).update(value)
+            continue
+        if name == "prune" and ":" in value:
+            path = _PATTERN  # noqa: PLW2901  the same option means another field
+        _set(steps, path, _plain(value))
+    return [{step: fields} for step, fields in steps.items()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return _uri(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _uri(path: Path) -> str:
     return f"file:{str(path).replace('%', '%25')}"
 
 
-def _set(value: dict[str, Any], path: tuple[str, ...], leaf: str) -> None:
+def _set(value: dict[str, Any], path: tuple[str, ...], leaf: Any) -> None:
     for part in path[:-1]:
         value = value.setdefault(part, {})
     value[path[-1]] = leaf
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _option(options: ModelOptions, path: tuple[str | int, ...]) -> str:
+def _option(options: ModelOptions, manifest: dict[str, Any], path: tuple[str | int, ...]) -> str:
     """The option that a field came from; the field itself, if from none."""
     inside = tuple(path[1:]) if path[:1] == ("spec",) else ()
     for name, field in FIELDS.items():
         if inside[: len(field)] == field:
-            return f"{_flag(name)} {getattr(options, name)}"
-    for name, field in STEPS.items():
-        if inside[:2] == ("compression", "steps") and inside[3:5] == field:
-            return f"{_flag(name)} {getattr(options, name)}"
+            value = getattr(options, name)
+            index = inside[len(field) :][:1]
+            return f"{flag(name)} {value[index[0]] if index and isinstance(value, tuple) else value}"  # type: ignore[index]
+    if inside[:2] == ("compression", "steps") and not options.steps:
+        for name, field in (*STEPS.items(), ("prune", _PATTERN)):
+            if inside[3 : 3 + len(field)] == field and not isinstance(getattr(options, name), Mapping):
+                return f"{flag(name)} {getattr(options, name)}"
+        step = inside[3] if len(inside) > 3 else next(iter(manifest["spec"]["compression"]["steps"][inside[2]]), "")
+        return ".".join((f"--{step}", *(str(part) for part in inside[4:])))
     return ".".join(str(part) for part in path)
+
+
+_FIELD_NAMES = _field_names()

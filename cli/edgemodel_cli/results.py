@@ -2,7 +2,7 @@
 
 ```
 ready, revision, source{sizeBytes, quality, latencyMedianSeconds},
-variants[]{platform, name, digest, sizeBytes, quality, latencyMedianSeconds, accepted, reason},
+variants[]{platform, name, format, digest, sizeBytes, quality, latencyMedianSeconds, accepted, reason},
 nodes[]{name, state, revision, variant, endpoint},
 rollout{waves[]{nodes[], admitted, soak, state}, rolledBack, reason}
 ```
@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgemodel import EdgeModel, Format
 from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
 from edgemodel_api.errors import EXIT_OK
 from edgemodel_api.job import JobResult, VariantSummary
-from edgemodel_api.report import CompressionReport, Refusal
+from edgemodel_api.report import CompressionReport, Conversion, Refusal
 from edgemodel_cli.ending import End, is_offline
 from edgemodel_operator.domain.waves import wave_members
 
@@ -44,12 +44,14 @@ class VariantRow:
     accepted: bool = False
     reason: str = ""
     chosen_for: tuple[str, ...] = ()
+    format: Format = Format.ONNX
 
     def to_json(self) -> dict[str, Any]:
         """As item 7 of the contract names the fields."""
         return {
             "platform": self.platform,
             "name": self.name,
+            "format": self.format.value,
             "digest": self.digest,
             "sizeBytes": self.size,
             "quality": self.quality,
@@ -168,16 +170,17 @@ def variant_rows(
             digest=v.digest,
             size=v.size_bytes or None,  # a candidate that was never built has none
             quality=v.quality,
-            drop=_drop(job, report, v.name, v.quality),
+            drop=_drop(job, report, v),
             latency=v.latency_median_seconds,
             accepted=v.accepted and not refused,
             reason=refused or v.reason,
             chosen_for=tuple(chosen.get((v.platform, v.name), ())),
+            format=v.format or Format.ONNX,
         )
         for v, refused in verdicts
     ]
     known = {r.name for r in rows}
-    for c in report.candidates if report is not None else ():
+    for c in report.candidates if report is not None and Format.ONNX in report.formats else ():
         if c.name in known or c.accepted:
             continue
         m = c.measurement
@@ -193,7 +196,22 @@ def variant_rows(
             )
             for platform in c.platforms or ("",)
         ]
+    for converted in report.conversions if report is not None else ():
+        if converted.name not in known and not converted.accepted:
+            rows += [_conversion_row(converted, platform) for platform in converted.platforms or ("",)]
     return tuple(rows)
+
+
+def _conversion_row(c: Conversion, platform: str) -> VariantRow:
+    return VariantRow(
+        platform=platform,
+        name=c.name,
+        size=c.size_bytes or None,
+        quality=c.quality,
+        drop=c.quality_drop,
+        reason=c.message,
+        format=Format(c.format),
+    )
 
 
 def _refused_in_trials(variant: VariantSummary, tried: Sequence[VariantStatus]) -> str:
@@ -248,10 +266,14 @@ def _excess(refusal: Refusal) -> float:
     return (refusal.value - refusal.limit) / refusal.limit if refusal.limit else refusal.value
 
 
-def _drop(job: JobResult, report: CompressionReport | None, name: str, quality: float | None) -> float | None:
+def _drop(job: JobResult, report: CompressionReport | None, variant: VariantSummary) -> float | None:
     """As measured if the report is at hand, else from the rounded numbers; None for the source itself."""
+    name, quality = variant.name, variant.quality
     if name == SOURCE:
         return None
+    for converted in report.conversions if report is not None else ():
+        if converted.name == name and converted.format == variant.format:
+            return converted.quality_drop
     for c in report.candidates if report is not None else ():
         if c.name == name and c.measurement is not None:
             return c.measurement.quality_drop

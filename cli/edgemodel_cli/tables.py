@@ -46,7 +46,9 @@ def variants_table(rows: Sequence[VariantRow], basis: QualityBasis | None) -> Re
         right=("Stored", "Smaller", quality_title(basis), "Drop", "Latency", "Of source"),
     )  # fmt: skip
     for row in rows:
-        source = next((r for r in rows if r.name == SOURCE and r.platform == row.platform), None)
+        sources = [r for r in rows if r.name == SOURCE]
+        # Core ML's platform has no source of its own.
+        source = next((r for r in sources if r.platform == row.platform), next(iter(sources), None))
         table.add_row(
             *([row.platform] if several else []),
             row.name,

@@ -126,6 +126,16 @@ class Builder:
             raise InputError("nothing to prune: the model has no float weights, or exclude names them all")
         return Applied(model, tuple(quantized), tuple(dict.fromkeys(notes)), base.sparsity)
 
+    def float_model(self, reshapes: tuple[Reshape, ...]) -> Applied:
+        """What distilling and pruning alone make; of no steps, the prepared source.
+
+        Raises:
+            InputError: a step cannot be applied.
+            TimeUpError: the time was up while a network learned once more.
+        """
+        base = self._base(reshapes)
+        return Applied(base.model, (), base.notes, base.sparsity)
+
     def nodes(self, action: Quantize) -> int:
         """How many nodes a quantize step can work on."""
         return len(quantizable(self.prepared, action.step))

@@ -7,10 +7,10 @@ of node decides by its own clock, hence alternatives: a small integer file may b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from edgemodel_api.edgemodel import Objective
+from edgemodel_api.edgemodel import Format, Objective
 
 from .recipe import Recipe
 
@@ -38,6 +38,9 @@ class Accepted(Protocol):
         """Stored."""
 
 
+#: Of Core ML beside other formats: it is one platform more.
+MOST_COREML = 2
+
 T = TypeVar("T")
 A = TypeVar("A", bound=Accepted)
 
@@ -49,6 +52,27 @@ def slots(platforms: int) -> int:
     (5, 4, 2)
     """
     return max(1, min(MOST_VARIANTS, MOST_IN_ALL // max(1, platforms)) - 1)
+
+
+def shares(platforms: int, formats: Collection[Format]) -> dict[Format, int]:
+    """Compressed variants that each platform may have, by format; Core ML's platform is one of its own.
+
+    >>> [{f.value: n for f, n in shares(p, [Format.ONNX, Format.TFLITE]).items()} for p in (1, 2, 3)]
+    [{'ONNX': 5, 'TFLite': 3}, {'ONNX': 3, 'TFLite': 1}, {'ONNX': 1, 'TFLite': 1}]
+    """
+    wanted = set(formats)
+    if wanted == {Format.ONNX}:
+        return {Format.ONNX: slots(platforms)}
+    left, found = MOST_IN_ALL, dict[Format, int]()
+    if Format.COREML in wanted:
+        found[Format.COREML] = MOST_COREML if len(wanted) > 1 else MOST_VARIANTS - 1
+        left -= found[Format.COREML] + (Format.ONNX not in wanted)
+    each = left // max(1, platforms)
+    if wanted >= {Format.ONNX, Format.TFLITE}:
+        tflite = max(1, min(each, MOST_VARIANTS + MOST_VARIANTS // 2) // 3)
+        return {Format.ONNX: max(1, min(MOST_VARIANTS, each - tflite) - 1), Format.TFLITE: tflite, **found}
+    rest = max(1, min(MOST_VARIANTS, each) - 1)
+    return {f: rest for f in (Format.ONNX, Format.TFLITE) if f in wanted} | found
 
 
 def pick(accepted: Sequence[A], platform: str, count: int) -> tuple[A, ...]:

@@ -26,12 +26,14 @@ class Finals:
         platforms: of the Job.
         verified: what takes an outcome's place, in the lab afterwards.
         report: where progress goes.
+        count: of compressed variants that each platform may have.
     """
 
     lab: Lab
     platforms: tuple[str, ...]
     verified: Callable[[Outcome], Outcome]
     report: Report
+    count: int
     _seen: set[str] = field(default_factory=set)
 
     def picked(self) -> Finalists:
@@ -40,10 +42,9 @@ class Finals:
         Raises:
             InputError: the disk is full.
         """
-        count = choose.slots(len(self.platforms))
         while True:
             pool = distinct(o for o in self.lab.outcomes if o.accepted)
-            picked = {p: choose.pick(pool, p, count) for p in sorted(set(self.platforms))}
+            picked = {p: choose.pick(pool, p, self.count) for p in sorted(set(self.platforms))}
             all_picked = {o.name: o for some in picked.values() for o in some}
             unsure = [o for o in all_picked.values() if not o.complete or o.path is None]
             if unsure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -79,10 +80,14 @@ def _numbers(path: Path, count: int) -> tuple[int | None, ...]:
     return found + (None,) * (count - len(found))
 
 
-def runtimes() -> dict[str, str]:
-    """What compressed and measured, by version."""
+def runtimes(besides: Iterable[str] = ()) -> dict[str, str]:
+    """What compressed and measured, by version.
+
+    Args:
+        besides: names of packages.
+    """
     found = {}
-    for name in RUNTIMES:
+    for name in (*RUNTIMES, *besides):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

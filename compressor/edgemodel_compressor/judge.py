@@ -140,7 +140,7 @@ class Court:
         try:
             if task.probed:
                 self.trial.run(task.path)
-            return self._judged(task, known)
+            return self.judged(known, self._judge_of(task), full=task.full)
         except InputError as error:
             if error.reason == reasons.DISK_FULL:
                 raise
@@ -158,12 +158,21 @@ class Court:
         quality = self.quality(known)
         return known.complete or not full or quality is None or self.evaluator.over(quality, self.limit + EPSILON)
 
-    def _judged(self, task: Task, known: Known) -> Known:
-        judge = self._judge_of(task)
+    def judged(self, known: Known, judge: Callable[[Mask], Array], *, full: bool) -> Known:
+        """With rows: those of a first look, and (`full`) the others unless that settles it.
+
+        Args:
+            known: so far.
+            judge: one number (or class) for each chosen sample.
+            full: whether all samples are wanted.
+
+        Raises:
+            InputError: of `judge`.
+        """
         screen = self.screen
         if known.rows is None:
             known = replace(known, rows=judge(screen), complete=bool(screen.all()))
-        if known.rows is None or self.enough(known, full=task.full):
+        if known.rows is None or self.enough(known, full=full):
             return known
         rest = judge(~screen)
         rows = np.empty(self.evaluator.samples, dtype=np.result_type(known.rows, rest))

@@ -6,28 +6,34 @@ was stopped by a timeout, which the report says); what this machine's clock said
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from edgemodel_api import reasons
 from edgemodel_api.artifact import Golden
-from edgemodel_api.edgemodel import Objective
+from edgemodel_api.edgemodel import Format, Objective
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobResult, JobSpec, Progress
 from edgemodel_api.quantities import parse_percent
 from edgemodel_api.report import CompressionReport
 from edgemodel_oci.repository import open_repository
 
-from . import stored, summary
+from . import choose, stored, summary
+from .bench import Outcome
 from .candidates import mixed, recipes_for
+from .conversions import Converter, Made, converted, picked
+from .deadline import TimeUpError
 from .evaluate.quality import label_warning
 from .evaluate.runner import runner
 from .finals import Finals
+from .formats import others
 from .job import check_supported
 from .judge import serving_session
 from .learnable import learnable
-from .publish import Files, publish
-from .recipe import Recipe
+from .publish import Files, Finalists, publish
+from .recipe import Recipe, Reshape
 from .search import Effort, Space, follow, least_sensitive, search
 from .setup import set_up
 from .told import Told
@@ -62,13 +68,23 @@ def run_job(
         try:
             run.candidates()
             finals = run.finals()
-            finalists = finals.timed(finals.picked())
-            report = run.told.report(finalists).replace(seconds=round(time.monotonic() - started, 3))
-            if not finalists:
+            finalists = finals.picked()
+            made = run.conversions(finalists)
+            if run.onnx:
+                finalists = finals.timed(finalists)
+            report = run.told.report(finalists, made).replace(seconds=round(time.monotonic() - started, 3))
+            if not (run.onnx and finalists) and not any(m.row.accepted and not m.is_source for m in made):
                 return summary.refused(report), report
-            return publish(job, repo, report, finalists=finalists, files=run.files, progress=progress)
+            chosen = picked(made, run.shares)
+            return publish(
+                job, repo, report, finalists=finalists, conversions=chosen, files=run.files, progress=progress
+            )
         finally:
             run.close()
+
+
+#: The part of a Job's time after which no further file is converted.
+LAST_CONVERSION = 0.85
 
 
 class _Run:
@@ -79,9 +95,16 @@ class _Run:
         self.plan = set_up(job, work_dir, progress, began=began)
         self.lab = self.plan.lab
         self.told = Told(job, self.plan, progress)
+        self.shares = choose.shares(len(job.platforms), job.formats)
+        self._late = _end(job, began)
         doubt = label_warning(self.plan.evaluator)
         if doubt:
             self.told.warn(doubt)
+
+    @property
+    def onnx(self) -> bool:
+        """Whether ONNX files are wanted. They are tried in any case: which float model is worth converting follows from it."""
+        return Format.ONNX in self.job.formats
 
     @property
     def files(self) -> Files:
@@ -128,7 +151,41 @@ class _Run:
             report=self.progress,
             workers=self.job.workers,
         )
-        return Finals(self.lab, self.job.platforms, verifier.verified, self.progress)
+        # What is not stored need not be run on other kinds of CPU.
+        verified = verifier.verified if self.onnx else _as_it_is
+        count = self.shares.get(Format.ONNX, 1)
+        return Finals(self.lab, self.job.platforms, verified, self.progress, count)
+
+    def conversions(self, finalists: Finalists) -> tuple[Made, ...]:
+        """Files of the other formats, judged; the float model is that of the smallest ONNX finalist.
+
+        Raises:
+            InputError: no ONNX files are wanted, and the source cannot be converted; or the disk is full.
+        """
+        if not others(self.job.formats):
+            return ()
+        best = min((o for some in finalists.values() for o in some), key=lambda o: (o.size_bytes, o.name), default=None)
+        reshapes = best.recipe.reshapes if best is not None else self._declared()
+        try:
+            base = self.lab.builder.float_model(reshapes)
+        except (TimeUpError, InputError) as error:
+            if isinstance(error, InputError) and error.reason == reasons.DISK_FULL:
+                raise
+            self.told.warn(f"formats: the source is converted, not what {Recipe(reshapes).name} makes of it: {error}")
+            reshapes, base = (), self.lab.builder.float_model(())
+        converter = Converter(self.job, self.plan, self.progress, lambda: time.monotonic() >= self._late)
+        made = converted(converter, reshapes, base.model, sparse=bool(base.sparsity))
+        if converter.skipped:
+            self.told.warn(
+                f"formats: {converter.skipped} files were not made, as the Job's {self.job.deadline_seconds:.0f} s were"
+                " nearly up: give it more time, or take a format out of spec.formats"
+            )
+        return made
+
+    def _declared(self) -> tuple[Reshape, ...]:
+        steps = self.job.compression.steps
+        recipes = recipes_for(steps, self.job.platforms) if steps else ()
+        return recipes[0].reshapes if recipes else ()
 
     def golden_limits(self, path: Path) -> Golden:
         """What nodes hold this file to."""
@@ -169,3 +226,12 @@ class _Run:
                     lambda recipes: self.lab.measure(recipes, Effort.FULL),
                     limit=limit - 1,
                 )
+
+
+def _as_it_is(outcome: Outcome) -> Outcome:
+    return outcome
+
+
+def _end(job: JobSpec, began: float) -> float:
+    """When conversions have to end, so that what there is can be stored."""
+    return math.inf if job.deadline_seconds is None else began + LAST_CONVERSION * job.deadline_seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgemodel_api.edgemodel import Metric
 from edgemodel_api.job import JobSpec, Progress
@@ -19,10 +20,12 @@ from .deadline import Deadline
 from .evaluate.golden import GoldenSet, build_golden
 from .evaluate.quality import Evaluator
 from .evaluate.runner import Arrays, runner
+from .formats import check_operators, others
 from .job import Inputs, bring_inputs, probe_memory, probe_timeout
 from .judge import Court, Trial, serving_session
 from .learn import Learner
 from .measure import Judges, Lab
+from .memory import whole
 from .progress import Report
 from .steps.prepare import prepare
 from .steps.selection import check_names
@@ -79,6 +82,7 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
     report(Progress(stage="prepare"))
     prepared = prepare(model.proto)
     check_names(job.compression.steps or (), model.proto, prepared)
+    _check_formats(job, inputs, prepared)
     size, samples = model.size_bytes, inputs.validation.samples
     threads = _threads(size, samples)
     report(Progress(stage="source", message=f"quality on {samples} samples"))
@@ -133,6 +137,17 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
     judges = _judges(court, job.workers, size, samples)
     lab = Lab(builder=builder, bench=bench, judges=judges, cache=cache, deadline=deadline, report=report)
     return Setup(inputs, golden, lab, deadline, inputs.warnings)
+
+
+def _check_formats(job: JobSpec, inputs: Inputs, prepared: Any) -> None:
+    """Whether the source, and students that were given, can be converted: nothing has been measured yet."""
+    if not others(job.formats):
+        return
+    feeds = inputs.validation.take(CALIBRATION_ROWS * (inputs.model.fixed_batch or 1), job.seed)
+    check_operators(whole(prepared, "another format than ONNX"), job.formats, feeds)
+    for index, student in inputs.students.items():
+        what = f"the student of compression.steps[{index}]"
+        check_operators(whole(prepare(student.proto), what), job.formats, feeds, what=what)
 
 
 def _threads(size: int, samples: int) -> int:

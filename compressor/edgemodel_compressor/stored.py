@@ -7,14 +7,17 @@ import logging
 from pydantic import ValidationError
 
 from edgemodel_api.artifact import ANNOTATION_CLASSES, ANNOTATION_VARIANT, REPORT_ARTIFACT_TYPE
+from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobResult, JobSpec
 from edgemodel_api.report import CompressionReport
 from edgemodel_oci.artifact import Index, read_index, read_report, read_variant
 from edgemodel_oci.descriptor import Descriptor
 from edgemodel_oci.repository import Repository
+from edgemodel_oci.variants import format_of
 
 from . import summary
+from .formats.writers import COREML_PLATFORM
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +66,9 @@ def _report(repo: Repository, index: Index, job: JobSpec) -> tuple[CompressionRe
 
 
 def _check_variants(repo: Repository, index: Index, job: JobSpec) -> None:
-    platforms = {v.platform for v in index.variants}
-    missing = sorted(set(job.platforms) - {p for p in platforms if p is not None})
+    found = {v.platform for v in index.variants}
+    wanted = {COREML_PLATFORM} if set(job.formats) == {Format.COREML} else set(job.platforms)
+    missing = sorted(wanted - {p for p in found if p is not None})
     if missing:
         raise InputError(f"it has no variant for {', '.join(missing)}")
     for descriptor in index.variants:
@@ -81,4 +85,5 @@ def _stored(descriptor: Descriptor) -> summary.Stored:
         name=descriptor.annotations.get(ANNOTATION_VARIANT, ""),
         digest=descriptor.digest,
         classes=tuple(c for c in classes.split(",") if c),
+        format=format_of(descriptor.annotations, what=f"the variant {descriptor.digest}"),
     )

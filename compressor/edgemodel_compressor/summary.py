@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from edgemodel_api import reasons
-from edgemodel_api.edgemodel import Objective
+from edgemodel_api.edgemodel import Format, Objective
 from edgemodel_api.job import RESULT_LIMIT_BYTES, JobResult, Outcome, SourceSummary, VariantSummary
 from edgemodel_api.quantities import format_bytes
-from edgemodel_api.report import Candidate, CompressionReport, Measurement, Refusal
+from edgemodel_api.report import Candidate, CompressionReport, Conversion, Measurement, Refusal
 
 from . import gates
 from .diagnosis import excess, nearest
@@ -35,6 +35,7 @@ class Stored:
     name: str
     digest: str
     classes: tuple[str, ...]
+    format: Format = Format.ONNX
 
 
 def succeeded(
@@ -42,41 +43,64 @@ def succeeded(
 ) -> JobResult:
     """What is in the index, the source first, then by objective; then what was refused."""
     candidates = {c.name: c for c in report.candidates}
-    found = [_variant(report, v, candidates) for v in variants]
-    refused = [_refused(report, c) for c in report.candidates if not c.accepted]
+    conversions = {(c.format, c.name): c for c in report.conversions}
+    found = [
+        _variant(report, v, candidates)
+        if v.format is Format.ONNX
+        else _converted(report, v.platform, conversions[v.format.value, v.name], v.digest)
+        for v in variants
+    ]
+    refused = _left_out(report)
     chosen = next((c for c in report.candidates if c.chosen), None)
-    best = chosen or candidates.get(next((v.name for v in variants if v.name != SOURCE), ""))
+    best = chosen or candidates.get(
+        next((v.name for v in variants if v.format is Format.ONNX and v.name != SOURCE), "")
+    )
     result = JobResult(
         outcome=Outcome.SUCCEEDED,
         reason=reasons.COMPRESSION_SUCCEEDED,
-        message=_success(report, best, here=chosen is not None),
+        message="; ".join(_messages(report, best, here=chosen is not None)),
         digest=digest,
         reference=reference,
         report_digest=report_digest,
         source=_source(report),
-        variants=tuple(sorted(found, key=_order(report)) + sorted(refused, key=lambda v: (v.size_bytes, v.name))),
+        variants=(*sorted(found, key=_order(report)), *sorted(refused, key=lambda v: (v.size_bytes, v.name))),
     )
     return fitted(result)
 
 
 def refused(report: CompressionReport) -> JobResult:
     """Nothing passed: the candidate that came nearest, its number and its limit, and what would have to be given up."""
+    return fitted(
+        JobResult(
+            outcome=Outcome.REFUSED,
+            reason=reasons.BUDGET_EXCEEDED,
+            message=_none_passes(report),
+            source=_source(report),
+            variants=tuple(sorted(_left_out(report), key=lambda v: (v.size_bytes, v.name))),
+        )
+    )
+
+
+def _none_passes(report: CompressionReport) -> str:
+    if Format.ONNX not in report.formats:
+        return _no_file_passes(report)
     tried = f"none of {len(report.candidates)} candidates keeps the budget"
     candidate = nearest(report.candidates)
     if candidate is None:
-        message = f"{tried}: nothing could be built; add steps, or widen the budget"
-    else:
-        worst = max((r for r in candidate.refusals if r.gate in gates.DETERMINISTIC), key=excess)
-        advice = diagnosed(report.diagnosis) if report.diagnosis is not None else ""
-        message = f"{tried}; the nearest is {candidate.name}: {worst.message}{'. ' if advice else ''}{advice}"
-    result = JobResult(
-        outcome=Outcome.REFUSED,
-        reason=reasons.BUDGET_EXCEEDED,
-        message=message,
-        source=_source(report),
-        variants=tuple(sorted((_refused(report, c) for c in report.candidates), key=lambda v: (v.size_bytes, v.name))),
-    )
-    return fitted(result)
+        return f"{tried}: nothing could be built; add steps, or widen the budget"
+    worst = max((r for r in candidate.refusals if r.gate in gates.DETERMINISTIC), key=excess)
+    advice = diagnosed(report.diagnosis) if report.diagnosis is not None else ""
+    return f"{tried}; the nearest is {candidate.name}: {worst.message}{'. ' if advice else ''}{advice}"
+
+
+def _no_file_passes(report: CompressionReport) -> str:
+    """Where only other formats were wanted. The nearest is the smallest of those that lose least."""
+    tried = [c for c in report.conversions if c.name != SOURCE]
+    formats = " and ".join(f.value for f in report.formats)
+    if not tried:
+        return f"not one {formats} file was made: add calibration data, or widen the budget"
+    near = min(tried, key=lambda c: (math.inf if c.quality_drop is None else c.quality_drop, c.size_bytes, c.name))
+    return f"none of {len(tried)} {formats} files keeps the budget; the nearest is {near.name}: {near.message}"
 
 
 def failed(outcome: Outcome, reason: str, message: str) -> JobResult:
@@ -151,6 +175,35 @@ def _variant(report: CompressionReport, stored: Stored, candidates: Mapping[str,
     )
 
 
+def _converted(report: CompressionReport, platform: str, row: Conversion, digest: str | None) -> VariantSummary:
+    refusals = []
+    if row.name == SOURCE:
+        stored = Measurement(size_bytes=row.size_bytes, file_bytes=row.file_bytes, quality_drop=row.quality_drop)
+        refusals = [r.message for r in gates.deterministic_gates(report.budget, stored)]
+    return VariantSummary(
+        platform=platform,
+        name=row.name,
+        digest=digest,
+        accepted=not refusals if row.name == SOURCE else row.accepted,
+        reason="; ".join(refusals) or row.message,
+        format=Format(row.format),
+        size_bytes=row.size_bytes,
+        file_bytes=row.file_bytes,
+        quality=_rounded(row.quality),
+    )
+
+
+def _left_out(report: CompressionReport) -> list[VariantSummary]:
+    """What was refused, of every format that was wanted."""
+    found = [_refused(report, c) for c in report.candidates if not c.accepted] if Format.ONNX in report.formats else []
+    found += [
+        _converted(report, next(iter(c.platforms), ""), c, None)
+        for c in report.conversions
+        if not c.accepted and c.name != SOURCE
+    ]
+    return found
+
+
 def _refused(report: CompressionReport, candidate: Candidate) -> VariantSummary:
     return VariantSummary(
         platform=candidate.platforms[0] if candidate.platforms else "",
@@ -179,6 +232,20 @@ def _order(report: CompressionReport) -> Callable[[VariantSummary], tuple[bool, 
         return v.name != SOURCE, number, v.name, v.platform
 
     return key
+
+
+def _messages(report: CompressionReport, best: Candidate | None, *, here: bool) -> Iterator[str]:
+    """The best file of each format."""
+    if Format.ONNX in report.formats and (best is not None or not report.conversions):
+        yield _success(report, best, here=here)
+    for wanted in report.formats:
+        mine = [c for c in report.conversions if c.format == wanted.value and c.digest is not None and c.name != SOURCE]
+        if mine:
+            small = min(mine, key=lambda c: (c.size_bytes, c.name))
+            now = "" if small.quality is None else f", {report.quality.metric} {small.quality:.4g}"
+            yield f"{small.name}: {format_bytes(report.source.size_bytes)} to {format_bytes(small.size_bytes)} stored{now}"
+        elif wanted is not Format.ONNX:
+            yield f"no {wanted.value} file keeps the budget"
 
 
 def _success(report: CompressionReport, best: Candidate | None, *, here: bool) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgemodel_api.edgemodel import Objective
+from edgemodel_api.edgemodel import Format, Objective
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobSpec, Progress
 from edgemodel_api.quantities import parse_percent
@@ -13,11 +14,14 @@ from edgemodel_api.report import CompressionReport, Diagnosis, Layer
 
 from . import choose, host
 from .bench import Outcome
+from .conversions import Made
 from .diagnosis import diagnose, nearest
 from .evaluate.quality import sample_warning
 from .evaluate.serving import is_large
 from .finals import distinct
+from .formats import others
 from .formats.datafile import read_saved
+from .formats.writers import WRITERS
 from .gates import DETERMINISTIC, HOST
 from .layers import layers
 from .profile import layer_seconds
@@ -53,8 +57,13 @@ class Told:
         """A sentence for the report."""
         self._warnings.append(text)
 
-    def report(self, finalists: Finalists) -> CompressionReport:
-        """Everything but the digests."""
+    def report(self, finalists: Finalists, made: Sequence[Made] = ()) -> CompressionReport:
+        """Everything but the digests.
+
+        Args:
+            finalists: ONNX files.
+            made: files of other formats.
+        """
         plan, job = self.plan, self.job
         outcomes = distinct(plan.lab.outcomes)
         names = {o.name for some in finalists.values() for o in some}
@@ -69,19 +78,27 @@ class Told:
             budget = parse_percent(job.compression.budget.max_quality_drop)
             warned = sample_warning(plan.evaluator, shown.quality, budget, shown.name)
             self._warnings += [warned] if warned else []
+        onnx = Format.ONNX in job.formats
+        if not onnx:
+            self.warn(
+                "formats names no ONNX: the ONNX candidates were measured to find the float model that is converted, and are not"
+                " in the artifact"
+            )
         report = CompressionReport(
             namespace=job.namespace,
             name=job.name,
             revision=job.revision,
             source_sha256=plan.inputs.model.sha256,
             host=host.detect(),
-            runtimes=host.runtimes(),
+            runtimes=host.runtimes(WRITERS[f].package for f in others(job.formats)),
             quality=plan.evaluator.basis,
             budget=job.compression.budget,
             objective=str(job.compression.objective),
             source=plan.lab.bench.source,
-            candidates=rows,
+            formats=tuple(f for f in Format if f in job.formats),
+            candidates=rows if onnx else tuple(r.replace(chosen=False) for r in rows),
             layers=self._layers(best, sensitivity) if best is not None else (),
+            conversions=tuple(m.row for m in made),
         )
         diagnosis = None if chosen is not None else self._diagnosis(report, shown, sensitivity, here=bool(names))
         return report.replace(diagnosis=diagnosis, warnings=tuple(dict.fromkeys(self._warnings)))

@@ -17,6 +17,7 @@ from edgemodel_api.artifact import (
     ANNOTATION_CLASSES,
     ANNOTATION_ENCODING,
     ANNOTATION_FILEPATH,
+    ANNOTATION_FORMAT,
     ANNOTATION_GOLDEN,
     ANNOTATION_PLATFORM,
     ANNOTATION_REVISION,
@@ -27,10 +28,11 @@ from edgemodel_api.artifact import (
     MANIFEST,
     MODEL_ARTIFACT_TYPE,
     MODEL_CONFIG,
-    MODEL_FILE,
+    MODEL_FILES,
     WEIGHT_LAYER,
     Golden,
 )
+from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
 
 from . import pack
@@ -55,8 +57,6 @@ __all__ = [
     "read_variant",
 ]
 
-_MODEL_FORMAT = "onnx"
-
 
 class ArtifactWriter:
     """Writes one revision: variants first, then the index. Equal files are packed and stored once.
@@ -70,7 +70,7 @@ class ArtifactWriter:
         self._repo = repo
         self._work_dir = work_dir
         self._scratch: Path | None = None
-        self._packed: dict[str, PackedFile] = {}
+        self._packed: dict[tuple[str, str], PackedFile] = {}
         self._stored: set[str] = set()
         self._variants: list[Descriptor] = []
 
@@ -85,18 +85,20 @@ class ArtifactWriter:
         classes: Iterable[str],
         encoding: str,
         source_name: str,
+        model_format: Format = Format.ONNX,
     ) -> Descriptor:
         """Store one variant and remember it for the index.
 
         Args:
             platform: `os/architecture[/variant]`.
             name: unique among the platform's variants.
-            model_file: the ONNX file; external data that it declares (`companion`) must lie beside it.
+            model_file: the file; external data that an ONNX file declares (`companion`) must lie beside it.
             golden_file: its golden cases.
             golden: how to judge by them.
             classes: hardware classes that it is meant for.
             encoding: how its weights are stored.
             source_name: the model's name, for people.
+            model_format: what `model_file` is.
 
         Returns:
             The descriptor of its manifest, with platform and annotations.
@@ -111,13 +113,14 @@ class ArtifactWriter:
             raise InputError("the variant has no name: give one")
         if any(v.platform == platform and v.annotations[ANNOTATION_VARIANT] == name for v in self._variants):
             raise InputError(f"the artifact has a variant {name} for {platform} already: name it otherwise")
-        packed = self._pack(model_file)
+        packed = self._pack(model_file, model_format)
         self._store_packed(packed)
         annotations = {
             ANNOTATION_VARIANT: name,
             ANNOTATION_PLATFORM: platform,
             ANNOTATION_CLASSES: ",".join(dict.fromkeys(str(c) for c in classes)),
             ANNOTATION_ENCODING: encoding,
+            ANNOTATION_FORMAT: "" if model_format is Format.ONNX else model_format.value,
         }
         annotations = {key: value for key, value in annotations.items() if value}
         golden_layer = replace(
@@ -130,7 +133,7 @@ class ArtifactWriter:
         )
         config = {
             "descriptor": {"name": source_name or "model", "title": f"{source_name or 'model'} {name}"},
-            "config": {"format": _MODEL_FORMAT, **({"precision": encoding} if encoding else {})},
+            "config": {"format": model_format.value.lower(), **({"precision": encoding} if encoding else {})},
             "modelfs": {"type": "layers", "diffIds": [packed.diff_id, golden_layer.digest]},
         }
         manifest = {
@@ -146,13 +149,13 @@ class ArtifactWriter:
         self._variants.append(found)
         return found
 
-    def stored_size(self, model_file: Path) -> int:
+    def stored_size(self, model_file: Path, model_format: Format = Format.ONNX) -> int:
         """Bytes that a node will download for this file: its weight layer. The packed file is kept for `add_variant`.
 
         Raises:
             InputError: the file cannot be read.
         """
-        return self._pack(model_file).descriptor.size
+        return self._pack(model_file, model_format).descriptor.size
 
     def finish(self, *, revision: str, tag: str) -> Descriptor:
         """Store the index of all variants, in the order in which they were added, and tag it.
@@ -181,24 +184,25 @@ class ArtifactWriter:
             self._scratch = None
         self._packed.clear()
 
-    def _pack(self, model_file: Path) -> PackedFile:
+    def _pack(self, model_file: Path, model_format: Format) -> PackedFile:
         digest, _ = measure(model_file)
-        if digest not in self._packed:
-            packed = pack_file(model_file, self._scratch_file(digest), name=MODEL_FILE)
+        name = MODEL_FILES[model_format]
+        if (digest, name) not in self._packed:
+            packed = pack_file(model_file, self._scratch_file(digest, name), name=name)
             if packed.file_digest != digest:
                 raise InputError(f"{model_file} changed while it was packed: let it rest and try again")
-            self._packed[digest] = packed
-        return self._packed[digest]
+            self._packed[digest, name] = packed
+        return self._packed[digest, name]
 
     def _store_packed(self, packed: PackedFile) -> None:
-        if packed.file_digest in self._stored:
+        if packed.descriptor.digest in self._stored:
             return
-        path = self._scratch_file(packed.file_digest)
+        path = self._scratch_file(packed.file_digest, packed.descriptor.annotations[ANNOTATION_FILEPATH])
         self._repo.put_blob(path, media_type=WEIGHT_LAYER)
-        self._stored.add(packed.file_digest)
+        self._stored.add(packed.descriptor.digest)
         path.unlink(missing_ok=True)
 
-    def _scratch_file(self, digest: str) -> Path:
+    def _scratch_file(self, digest: str, name: str) -> Path:
         if self._scratch is None:
             try:
                 self._scratch = Path(tempfile.mkdtemp(prefix="edgemodel-pack-", dir=self._work_dir))
@@ -207,13 +211,13 @@ class ArtifactWriter:
                     f"cannot make a temporary folder ({error.strerror}): set TMPDIR to a writable one with room"
                 ) from None
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        return self._scratch / digest.partition(":")[2]
+        return self._scratch / f"{digest.partition(':')[2]}-{name}"
 
 
-def packed_size(model_file: Path) -> int:
+def packed_size(model_file: Path, model_format: Format = Format.ONNX) -> int:
     """Bytes of the weight layer that `ArtifactWriter.add_variant` would store for this file.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return pack.packed_size(model_file, name=MODEL_FILE)
+    return pack.packed_size(model_file, name=MODEL_FILES[model_format])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -14,14 +14,17 @@ from edgemodel_api.artifact import (
     ANNOTATION_ENCODING,
     ANNOTATION_FILE_DIGEST,
     ANNOTATION_FILE_SIZE,
+    ANNOTATION_FORMAT,
     ANNOTATION_GOLDEN,
     ANNOTATION_PLATFORM,
     ANNOTATION_REVISION,
     ANNOTATION_VARIANT,
     GOLDEN_LAYER,
+    MODEL_FILES,
     WEIGHT_LAYER,
     Golden,
 )
+from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
 
 from .descriptor import SIZE_LIMIT, Descriptor, annotations_of, is_platform
@@ -47,6 +50,7 @@ class Variant:
         encoding: as in `steps/encodings`.
         data_digest: of the external data that lie in the same layer; empty: the model is one file.
         data_size: their bytes.
+        format: what the model file is.
     """
 
     name: str
@@ -61,6 +65,12 @@ class Variant:
     encoding: str
     data_digest: str = ""
     data_size: int = 0
+    format: Format = Format.ONNX
+
+    @property
+    def file_name(self) -> str:
+        """The model file's, in the layer and wherever applications look for it."""
+        return MODEL_FILES[self.format]
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,24 @@ def read_variant(repo: Repository, digest: str) -> Variant:
         encoding=annotations.get(ANNOTATION_ENCODING, ""),
         data_digest=data_digest,
         data_size=data_size,
+        format=format_of(annotations, what=what),
     )
+
+
+def format_of(annotations: Mapping[str, str], *, what: str) -> Format:
+    """What the annotations of a variant's manifest, or of its entry in the index, say that the model file is.
+
+    Raises:
+        InputError: a format that this version does not know.
+    """
+    text = annotations.get(ANNOTATION_FORMAT, Format.ONNX.value)
+    try:
+        return Format(text)
+    except ValueError:
+        known = ", ".join(f.value for f in Format)
+        raise InputError(
+            f"{what} holds a model of the format {text[:50]!r}, and this version knows {known}: update EdgeModel"
+        ) from None
 
 
 def _data(weight: Descriptor, what: str) -> tuple[str, int]:

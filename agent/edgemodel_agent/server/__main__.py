@@ -66,7 +66,7 @@ def build(given: argparse.Namespace) -> Service:
 
         misbehaviour = Misbehaviour(Rehearsal.parse(given.fault))
     began = time.monotonic()
-    runtime = runtimes.load(given.model, threads=given.threads)
+    runtime = runtimes.load(given.model, threads=given.threads, copies=workers())
     metrics = ServerMetrics(
         model=given.name,
         version=given.version,

@@ -8,11 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgemodel_agent import hardware
 from edgemodel_agent.files import write_atomic
-from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.artifact import MODEL_FILES
+from edgemodel_api.edgemodel import EdgeModel, Format
 from edgemodel_api.errors import InputError
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.job import JobResult, VariantSummary
@@ -20,6 +21,9 @@ from edgemodel_api.report import CompressionReport
 from edgemodel_cli.results import SOURCE
 
 from .workdir import explained
+
+if TYPE_CHECKING:
+    from edgemodel_oci.repository import Repository
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
@@ -49,13 +53,22 @@ def staging_folder(out: Path) -> Path:
 
 
 def best_variant(
-    variants: tuple[VariantSummary, ...], platform: str, here: HardwareClass, chosen: Collection[str] = ()
+    variants: tuple[VariantSummary, ...],
+    platform: str,
+    here: HardwareClass,
+    chosen: Collection[str] = (),
+    *,
+    model_format: Format = Format.ONNX,
 ) -> VariantSummary | None:
-    """The variant of a platform to load at once: what was chosen here; else the first accepted compressed one (they
+    """The variant of a platform and format to load at once: what was chosen here; else the first accepted compressed one (they
     come in the order of the objective) that is meant for this machine's kind of CPU, or for all; else for any; else
     the source.
     """
-    mine = [v for v in variants if v.platform == platform and v.digest and v.accepted]
+    mine = [
+        v
+        for v in variants
+        if (v.platform, v.format or Format.ONNX) == (platform, model_format) and v.digest and v.accepted
+    ]
     compressed = [v for v in mine if v.name != SOURCE]
     best = [v for v in compressed if v.name in chosen]
     fitting = [v for v in compressed if not v.hardware_classes or here in v.hardware_classes]
@@ -63,48 +76,33 @@ def best_variant(
 
 
 class ModelFile(NamedTuple):
-    """A model file in the folder, and the variant that it is."""
+    """A model file in the folder, the variant that it is, and those of the platform's other formats."""
 
     name: str
     variant: str
+    format: Format = Format.ONNX
+    beside: tuple[ModelFile, ...] = ()
 
 
 def complete(
     layout: Path, model: EdgeModel, result: JobResult, report: CompressionReport | None
 ) -> dict[str, ModelFile]:
-    """Write what lies beside the image layout; platform → its model file."""
-    from edgemodel_oci import artifact, pack, pull
-    from edgemodel_oci.companion import data_name
+    """Write what lies beside the image layout; platform → its model file, and beside it those of its other formats."""
     from edgemodel_oci.reference import Reference
     from edgemodel_oci.repository import open_repository
 
     here = hardware.detect().hardware_class
-    repository = open_repository(Reference.parse(f"oci-layout://{layout}"))
+    folder = _Folder(layout, model.metadata.name, open_repository(Reference.parse(f"oci-layout://{layout}")))
     chosen = {c.name for c in report.candidates if c.chosen} if report is not None else set()
-    platforms = sorted({v.platform for v in result.variants})
     files: dict[str, ModelFile] = {}
-    written: dict[str, str] = {}
-    for platform in platforms:
-        best = best_variant(result.variants, platform, here, chosen)
-        if best is None or best.digest is None:
-            continue
-        variant = artifact.read_variant(repository, best.digest)
-        name = written.get(variant.file_digest)
-        if name is None:
-            name = model.metadata.name + (f"-{platform.replace('/', '-')}" if written else "") + ".onnx"
-            blob = layout / ".layer"
-            pull.fetch_blob(repository, variant.weight, blob)
-            # External data lie beside the model under the name by which it knows them: several models may share some.
-            data = None
-            if variant.data_digest:
-                place = layout / data_name(variant.data_digest)
-                data = pack.ExternalData(place, variant.data_digest, variant.data_size)
-            pack.unpack_file(
-                blob, layout / name, file_digest=variant.file_digest, file_size=variant.file_size, data=data
-            )
-            blob.unlink()
-            written[variant.file_digest] = name
-        files[platform] = ModelFile(name, best.name)
+    for platform in sorted({v.platform for v in result.variants}):
+        found = []
+        for model_format in Format:
+            best = best_variant(result.variants, platform, here, chosen, model_format=model_format)
+            if best is not None and best.digest is not None:
+                found.append(ModelFile(folder.unpacked(best.digest, platform, model_format), best.name, model_format))
+        if found:
+            files[platform] = found[0]._replace(beside=tuple(found[1:]))
     for leftover in ("ingest", "index.json.lock"):  # of writing it; nobody writes to this layout any more
         path = layout / leftover
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -115,6 +113,40 @@ def complete(
 
         write_atomic(layout / REPORT_HTML, render(report, model, (), ()).encode())
     return files
+
+
+class _Folder:
+    """Model files that were unpacked into the layout's folder; equal ones once."""
+
+    def __init__(self, layout: Path, stem: str, repository: Repository) -> None:
+        self._layout, self._stem, self._repository = layout, stem, repository
+        self._written: dict[tuple[Format, str], str] = {}
+
+    def unpacked(self, digest: str, platform: str, model_format: Format) -> str:
+        """The name of the variant's file: the first of its format is the model's name alone."""
+        from edgemodel_oci import artifact, pack, pull
+        from edgemodel_oci.companion import data_name
+
+        variant = artifact.read_variant(self._repository, digest)
+        key = (model_format, variant.file_digest)
+        if key in self._written:
+            return self._written[key]
+        several = any(known is model_format for known, _ in self._written)
+        suffix = MODEL_FILES[model_format].removeprefix("model")
+        name = f"{self._stem}{'-' + platform.replace('/', '-') if several else ''}{suffix}"
+        blob = self._layout / ".layer"
+        pull.fetch_blob(self._repository, variant.weight, blob)
+        # External data lie beside the model under the name by which it knows them: several models may share some.
+        data = None
+        if variant.data_digest:
+            place = self._layout / data_name(variant.data_digest)
+            data = pack.ExternalData(place, variant.data_digest, variant.data_size)
+        pack.unpack_file(
+            blob, self._layout / name, file_digest=variant.file_digest, file_size=variant.file_size, data=data
+        )
+        blob.unlink()
+        self._written[key] = name
+        return name
 
 
 def publish(made: Path, out: Path) -> None:

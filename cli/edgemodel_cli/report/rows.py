@@ -10,7 +10,7 @@ from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
 from edgemodel_api.quantities import format_bytes, format_seconds
-from edgemodel_api.report import Candidate, CompressionReport, Layer, Measurement, Verification
+from edgemodel_api.report import Candidate, CompressionReport, Conversion, Layer, Measurement, Verification
 from edgemodel_cli.timeline import OFFLINE, NodeChange
 
 from .numbers import NOTHING, counted, interval, percent, quality, times
@@ -52,6 +52,15 @@ class VerifiedRow(NamedTuple):
     verdict: str
     tone: str
     cells: tuple[Cell, ...]
+
+
+class ConversionRow(NamedTuple):
+    """One file of a format besides ONNX, and the sentences below it."""
+
+    name: str
+    verdict: str
+    cells: tuple[Cell, ...]
+    messages: tuple[str, ...]
 
 
 class Group(NamedTuple):
@@ -108,6 +117,19 @@ VERIFIED_COLUMNS = (
     "Drop there",
     "Distance",
     "What was found",
+)
+CONVERSION_COLUMNS = (
+    "Format",
+    "Encoding",
+    "Made of",
+    "Stored size",
+    "File",
+    "Quality",
+    "Drop",
+    "Distance",
+    "Same answer",
+    "Cases",
+    "Run with",
 )
 VARIANT_COLUMNS = ("Hardware class", "Variant", "Stored size", "Quality", "Latency there", "Measured on", "Why")
 
@@ -288,6 +310,49 @@ def _verified(report: CompressionReport, candidate: Candidate, v: Verification) 
             Cell(NOTHING if v.max_error is None else f"{v.max_error:.2g}", v.max_error),
             Cell(v.message),
         ),
+    )
+
+
+def conversion_rows(report: CompressionReport, chosen: frozenset[str]) -> tuple[ConversionRow, ...]:
+    """Format by format: what was chosen, what is in the artifact, accepted, refused, each by size."""
+    rank = {c.format: n for n, c in reversed(list(enumerate(report.conversions)))}
+    ordered = sorted(
+        report.conversions,
+        key=lambda c: (
+            rank[c.format],
+            c.name not in chosen,
+            c.digest is None,
+            not c.accepted,
+            not c.size_bytes,
+            c.size_bytes,
+            c.name,
+        ),
+    )
+    return tuple(_conversion(report, c, chosen) for c in ordered)
+
+
+def _conversion(report: CompressionReport, c: Conversion, chosen: frozenset[str]) -> ConversionRow:
+    verdict = "source" if c.name == SOURCE else "accepted" if c.accepted else "refused"
+    stored = Cell(NOTHING)
+    if c.size_bytes:
+        stored = Cell(format_bytes(c.size_bytes), c.size_bytes, times(report.source.size_bytes, c.size_bytes))
+    return ConversionRow(
+        name=c.name,
+        verdict="chosen" if c.name in chosen and c.name != SOURCE else verdict,
+        cells=(
+            Cell(c.format),
+            Cell(c.encoding),
+            Cell(c.candidate),
+            stored,
+            Cell(format_bytes(c.file_bytes) if c.file_bytes else NOTHING, c.file_bytes or None),
+            Cell(quality(c.quality, report.quality), c.quality),
+            Cell(percent(c.quality_drop), c.quality_drop),
+            Cell(NOTHING if c.max_error is None else f"{c.max_error:.2g}", c.max_error),
+            Cell(percent(c.agreement, digits=1), c.agreement),
+            Cell(str(c.cases) if c.cases else NOTHING, c.cases or None),
+            Cell(c.ran_with),
+        ),
+        messages=(*((c.message,) if c.message else ()), *c.notes),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgemodel_api.report import Candidate, CompressionReport, Diagnosis, Layer, Measurement, Verification
+from edgemodel_api.report import Candidate, CompressionReport, Conversion, Diagnosis, Layer, Measurement, Verification
 
 #: No model, time or ratio that is drawn here is larger.
 LARGEST_BYTES = 2**50
@@ -20,6 +20,7 @@ def sane(report: CompressionReport) -> CompressionReport:
         source=_measurement(report.source),
         candidates=tuple(map(_candidate, report.candidates)),
         layers=tuple(map(_layer, report.layers)),
+        conversions=tuple(map(_conversion, report.conversions)),
         diagnosis=None if report.diagnosis is None else _diagnosis(report.diagnosis),
         seconds=_number(report.seconds) or 0.0,
     )
@@ -40,6 +41,18 @@ def _verification(v: Verification) -> Verification:
         quality=_number(v.quality),
         quality_drop=_number(v.quality_drop),
         max_error=_number(v.max_error),
+    )
+
+
+def _conversion(c: Conversion) -> Conversion:
+    return c.replace(
+        size_bytes=_bytes(c.size_bytes),
+        file_bytes=_bytes(c.file_bytes),
+        cases=_bytes(c.cases),
+        max_error=_positive(c.max_error),
+        agreement=_number(c.agreement),
+        quality=_number(c.quality),
+        quality_drop=_number(c.quality_drop),
     )
 
 

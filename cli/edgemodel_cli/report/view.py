@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgemodel_api import reasons
-from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgemodel import EdgeModel, Format
 from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.meta import get_condition
 from edgemodel_api.quantities import format_bytes, format_seconds
-from edgemodel_api.report import CompressionReport
+from edgemodel_api.report import Candidate, CompressionReport, Conversion, Measurement
 
 from .numbers import counted, interval, percent, quality, times
 
@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 def chosen_names(report: CompressionReport, model: EdgeModel) -> frozenset[str]:
     """Candidates that trials chose for some kind of node; before there are trials, what the compressor chose."""
     tried = {v.name for v in chosen_variants(report, model) if v.accepted and v.name}
-    known = {SOURCE, *(c.name for c in report.candidates)}
+    known = {SOURCE, *(c.name for c in report.candidates), *(c.name for c in report.conversions)}
     return frozenset(tried & known) or frozenset(c.name for c in report.candidates if c.chosen)
 
 
@@ -61,7 +61,14 @@ def verdict(report: CompressionReport, model: EdgeModel) -> Verdict:
             word = "Refused" if stalled.reason == reasons.BUDGET_EXCEEDED else "Stalled"
             return Verdict("bad", word, stalled.message or ready.message)
         return Verdict("open", "In progress", ready.message)
-    accepted = [c for c in report.candidates if c.accepted and c.name != SOURCE]
+    accepted = [c for c in _candidates(report) if c.accepted and c.name != SOURCE]
+    files = [c for c in report.conversions if c.accepted and c.name != SOURCE]
+    if files and not accepted:
+        tried = sum(c.name != SOURCE for c in report.conversions)
+        formats = " and ".join(dict.fromkeys(c.format for c in files))
+        return Verdict(
+            "good", "Compressed", f"{len(files)} of {counted(tried, 'file')} of {formats} within the budget."
+        )
     if accepted:
         kept = sum(not c.refusals for c in accepted)
         if kept:
@@ -84,7 +91,10 @@ def verdict(report: CompressionReport, model: EdgeModel) -> Verdict:
 def tiles(report: CompressionReport, model: EdgeModel, nodes: Sequence[EdgeNode]) -> tuple[Tile, ...]:
     """Size, quality, latency of what was chosen beside the source, and the nodes."""
     chosen = chosen_names(report, model)
-    measured = [c.measurement for c in report.candidates if c.name in chosen and c.measurement is not None]
+    measured = [c.measurement for c in _candidates(report) if c.name in chosen and c.measurement is not None]
+    # A file of another format speaks for the revision where it was chosen, or where there are no others.
+    measured += [_of_file(c) for c in report.conversions if c.name in chosen and c.name != SOURCE]
+    measured = measured or [_of_file(c) for c in report.conversions if c.digest is not None and c.name != SOURCE]
     source = report.source
     best = min(measured, key=lambda m: m.size_bytes, default=None)
     found = []
@@ -121,6 +131,15 @@ def tiles(report: CompressionReport, model: EdgeModel, nodes: Sequence[EdgeNode]
         serving = sum(serves(node, model, report.revision) for node in nodes)
         found.append(Tile("Nodes", f"{serving} of {len(nodes)}", "serve this revision"))
     return tuple(found)
+
+
+def _candidates(report: CompressionReport) -> tuple[Candidate, ...]:
+    """Those that the artifact could hold."""
+    return report.candidates if Format.ONNX in report.formats else ()
+
+
+def _of_file(c: Conversion) -> Measurement:
+    return Measurement(size_bytes=c.size_bytes, file_bytes=c.file_bytes, quality=c.quality, quality_drop=c.quality_drop)
 
 
 def budget(report: CompressionReport) -> str:

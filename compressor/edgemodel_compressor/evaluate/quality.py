@@ -114,6 +114,11 @@ class Evaluator:
         return len(self._source)
 
     @property
+    def output(self) -> str:
+        """The output that is judged."""
+        return self._output
+
+    @property
     def labels(self) -> Array | None:
         """Of the samples that are judged."""
         return None if self._labels is None else np.asarray(self._labels)[: self.samples]

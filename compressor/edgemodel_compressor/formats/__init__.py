@@ -1,40 +1,88 @@
-"""Model formats: what a source may be, and what artifacts can be made in. ONNX is the only one so far.
-
-A converter is a callable that takes an ONNX model and makes a file of its format; TFLite and Core ML get theirs here.
-"""
+"""Model formats that artifacts can be made in besides ONNX: what must be installed, and what cannot be converted."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+import platform
+from collections.abc import Iterable
+from importlib.util import find_spec
 from types import MappingProxyType
+from typing import Any
 
 from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
 
-#: (ONNX file, destination): writes the destination.
-Converter = Callable[[Path, Path], None]
+from .writers import WRITERS, Arrays
+
+__all__ = ["check_formats", "check_operators", "others"]
+
+#: What each writer imports, and the extra that brings it.
+_NEEDS = MappingProxyType(
+    {Format.TFLITE: (("ai_edge_litert", "flatbuffers"), "tflite"), Format.COREML: (("coremltools",), "coreml")}
+)
+#: Nodes that a message lists; more are counted.
+MOST_LISTED = 20
+_LONGEST = 200
 
 
-def _copy(model: Path, dest: Path) -> None:
-    shutil.copyfile(model, dest)
+def others(formats: Iterable[Format]) -> tuple[Format, ...]:
+    """Those besides ONNX, in an order that does not depend on the manifest's.
 
-
-CONVERTERS: Mapping[Format, Converter] = MappingProxyType({Format.ONNX: _copy})
+    >>> [str(f) for f in others([Format.COREML, Format.ONNX, Format.TFLITE])]
+    ['TFLite', 'CoreML']
+    """
+    wanted = set(formats)
+    return tuple(f for f in Format if f in wanted and f is not Format.ONNX)
 
 
 def check_formats(formats: Iterable[Format]) -> None:
     """Before any work.
 
     Raises:
-        InputError: with reason NotSupported, for the first format that has no converter.
+        InputError: with reason NotSupported, for the first format whose libraries are not installed here.
     """
-    for wanted in formats:
-        if wanted not in CONVERTERS:
-            known = ", ".join(f.value for f in CONVERTERS)
-            raise InputError(
-                f"formats: {wanted.value} cannot be made yet, only {known}: take it out of spec.formats",
-                reason=NOT_SUPPORTED,
+    for wanted in others(formats):
+        libraries, extra = _NEEDS[wanted]
+        missing = [name for name in libraries if find_spec(name) is None]
+        if not missing:
+            continue
+        where = f"install the extra `edgemodel[{extra}]` where the Job runs"
+        if wanted is Format.COREML and platform.system() == "Linux" and platform.machine() != "x86_64":
+            where = f"coremltools has no package for Linux on {platform.machine()}: run the Job on amd64"
+        raise InputError(
+            f"formats: {wanted.value} needs {' and '.join(missing)}, not installed here: {where}, or take {wanted.value}"
+            " out of spec.formats",
+            reason=NOT_SUPPORTED,
+        )
+
+
+def check_operators(model: Any, formats: Iterable[Format], feeds: Arrays, *, what: str = "the model") -> None:
+    """After the model is loaded, before anything is measured.
+
+    Args:
+        model: a prepared ModelProto, whole.
+        formats: of the Job.
+        feeds: some rows, for axes that the model leaves free.
+        what: names the model in messages.
+
+    Raises:
+        InputError: with reason NotSupported: nodes that cannot be converted, all formats' together.
+    """
+    found = []
+    for wanted in others(formats):
+        try:
+            problems = WRITERS[wanted].unsupported(model, feeds)
+        except InputError as error:
+            raise InputError(f"formats: {wanted.value}: {error.message}", reason=error.reason) from None
+        if problems:
+            more = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
+            found.append(
+                f"{what} cannot be converted to {wanted.value}: {'; '.join(map(_cut, problems[:MOST_LISTED]))}{more}: take"
+                f" {wanted.value} out of spec.formats, or export the model without {'this' if len(problems) == 1 else 'these'}"
             )
+    if found:
+        raise InputError(". ".join(found), reason=NOT_SUPPORTED)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -7,6 +7,7 @@ import dataclasses
 from edgemodel_api.edgemodel import Budget, HealthCheck
 from edgemodel_api.edgemodel_status import ArtifactRef, VariantStatus
 from edgemodel_api.edgenode import ArtifactTarget, AssignedModel, Swap, TargetState
+from edgemodel_api.formats import Format
 from edgemodel_api.hardware import HardwareClass
 
 from .observed import Observed
@@ -14,11 +15,20 @@ from .pool import Member, Stage
 
 
 @dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a hardware class gets."""
+
+    platform: str
+    target: ArtifactTarget
+    format: Format = Format.ONNX
+
+
+@dataclasses.dataclass(frozen=True)
 class Goal:
-    """A revision, and what each hardware class gets of it: (platform, target)."""
+    """A revision, and what each hardware class gets of it."""
 
     revision: str
-    by_class: dict[HardwareClass, tuple[str, ArtifactTarget]]
+    by_class: dict[HardwareClass, Choice]
 
     @classmethod
     def of(cls, revision: str, artifact: ArtifactRef, variants: tuple[VariantStatus, ...]) -> Goal:
@@ -35,13 +45,18 @@ class Goal:
                     file_bytes=v.file_bytes,
                     trial_latency_seconds=v.latency_median_seconds,
                 )
-                chosen[v.hardware_class] = (v.platform, target)
+                chosen[v.hardware_class] = Choice(v.platform, target, v.format or Format.ONNX)
         return cls(revision, chosen)
 
-    def target(self, m: Member) -> ArtifactTarget | None:
-        """What this node shall get; None: nothing fits it, or its class is not known yet."""
+    def meant_for(self, m: Member) -> Choice | None:
+        """What nodes of its class and platform get; None: nothing, or its class is not known yet."""
         found = self.by_class.get(m.hardware_class) if m.hardware_class is not None else None
-        return found[1] if found is not None and found[0] == m.platform else None
+        return found if found is not None and found.platform == m.platform else None
+
+    def target(self, m: Member) -> ArtifactTarget | None:
+        """What this node shall get; None: nothing is meant for it, or none of its runtimes loads that."""
+        found = self.meant_for(m)
+        return found.target if found is not None and found.format in m.formats else None
 
     def is_assigned(self, m: Member) -> bool:
         """Whether the node is told to fetch or activate exactly this."""

@@ -7,7 +7,7 @@ where nothing else fits, the source does, unless it breaks the budget itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
@@ -15,6 +15,7 @@ from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Budget, Objective
 from edgemodel_api.edgemodel_status import CandidateStatus, RefusedCandidate, VariantStatus
 from edgemodel_api.edgenode import Measured, TrialResult
+from edgemodel_api.formats import Format
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.quantities import format_bytes, format_seconds, parse_duration, parse_percent, parse_quantity
 from edgemodel_api.slowdown import too_slow
@@ -41,21 +42,26 @@ class Verdict:
 
 
 def candidates_for(
-    candidates: Iterable[CandidateStatus], platform: str, hardware_class: HardwareClass
+    candidates: Iterable[CandidateStatus], platform: str, hardware_class: HardwareClass, formats: Collection[Format]
 ) -> tuple[CandidateStatus, ...]:
-    """What is tried on this class: its platform's variants that are meant for it, the source first.
+    """What is tried on this class: its platform's variants that are meant for it and of these formats, the yardstick first.
 
-    The source is there even if the Job did not accept it (it may be larger than `maxSize`): it is the yardstick.
+    That is the source, even if the Job did not accept it (it may be larger than `maxSize`); where no runtime loads the
+    source's format, it is the largest file, which is the least compressed.
     """
     fitting = [
         c
         for c in candidates
         if c.platform == platform
+        and (c.format or Format.ONNX) in formats
         and (c.name == SOURCE or (c.accepted and (not c.hardware_classes or hardware_class in c.hardware_classes)))
     ]
     # Equal bytes are one candidate: a node's results are by digest.
     by_digest = {c.digest: c for c in sorted(fitting, key=lambda c: c.name == SOURCE)}
-    return tuple(sorted(by_digest.values(), key=lambda c: c.name != SOURCE))
+    largest = max((c.file_bytes for c in by_digest.values()), default=0)
+    by_name = any(c.name == SOURCE for c in by_digest.values())
+    first = next((c for c in by_digest.values() if (c.name == SOURCE if by_name else c.file_bytes == largest)), None)
+    return tuple(sorted(by_digest.values(), key=lambda c: c is not first))
 
 
 def number(text: str | None) -> float | None:
@@ -78,22 +84,29 @@ def measurable(candidates: Iterable[CandidateStatus], results: Mapping[str, Tria
 def judge(
     candidates: tuple[CandidateStatus, ...], results: Mapping[str, TrialResult], budget: Budget
 ) -> tuple[Verdict, ...]:
-    """One verdict for each candidate, in their order (the source first)."""
-    source = next((results[c.digest] for c in candidates if c.name == SOURCE and c.digest in results), None)
-    yardstick = number(source.measured.latency_median_seconds) if source and source.measured else None
-    return tuple(_verdict(c, results.get(c.digest), budget, yardstick) for c in candidates)
+    """One verdict for each candidate, in their order: that of `candidates_for`, beside whose first the others are judged."""
+    first = candidates[0] if candidates else None
+    said = results.get(first.digest) if first is not None else None
+    yardstick = number(said.measured.latency_median_seconds) if said and said.measured else None
+    return tuple(_verdict(c, results.get(c.digest), budget, first, yardstick) for c in candidates)
 
 
-def _verdict(c: CandidateStatus, result: TrialResult | None, budget: Budget, yardstick: float | None) -> Verdict:
+def _verdict(
+    c: CandidateStatus,
+    result: TrialResult | None,
+    budget: Budget,
+    first: CandidateStatus | None,
+    yardstick: float | None,
+) -> Verdict:
     if result is None:
         return Verdict(c, "not measured")
     measured = result.measured or Measured()
     latency, slowdown = number(measured.latency_median_seconds), None
-    if c.name != SOURCE:
+    if c is not first:
         slowdown = number(measured.slowdown)
         if slowdown is None and latency is not None and yardstick:
             slowdown = latency / yardstick - 1
-    complaint = _complaint(c, result, budget, latency, slowdown)
+    complaint = _complaint(c, result, budget, latency, slowdown, beside=_called(first))
     return Verdict(c, complaint, latency, slowdown, not result.passed and result.reason in NODE_TROUBLE)
 
 
@@ -103,6 +116,8 @@ def _complaint(
     budget: Budget,
     latency: float | None,
     slowdown: float | None,
+    *,
+    beside: str,
 ) -> str:
     measured = result.measured or Measured()
     if not c.accepted:
@@ -119,8 +134,12 @@ def _complaint(
         shown = "not measured" if peak is None else format_bytes(peak)
         return f"peak memory {shown}, maxMemory is {budget.max_memory}"
     if slowdown is not None and too_slow(slowdown, number(measured.slowdown_low), parse_percent(budget.max_slowdown)):
-        return f"{slowdown:+.1%} latency beside the source, maxSlowdown is {budget.max_slowdown}"
+        return f"{slowdown:+.1%} latency beside {beside}, maxSlowdown is {budget.max_slowdown}"
     return ""
+
+
+def _called(yardstick: CandidateStatus | None) -> str:
+    return "the source" if yardstick is None or yardstick.name == SOURCE else yardstick.name
 
 
 def choose(
@@ -167,7 +186,7 @@ def choose(
 
     best = min(fitting, key=rank)
     c = best.candidate
-    beside = "" if best.slowdown is None else f", {best.slowdown:+.1%} beside the source"
+    beside = "" if best.slowdown is None else f", {best.slowdown:+.1%} beside {_called(verdicts[0].candidate)}"
     latency_text = "" if best.latency is None else f", {format_seconds(best.latency)}{beside}"
     others = f"; refused: {listed(refused, 8)}" if refused else ""
     return VariantStatus(
@@ -177,6 +196,7 @@ def choose(
         digest=c.digest,
         size_bytes=c.size_bytes,
         file_bytes=c.file_bytes,
+        format=c.format,
         quality=c.quality,
         latency_median_seconds=None if best.latency is None else _decimal(best.latency),
         measured_on=node,

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import RolloutStatus
 
-from .assign import again
+from .assign import Goal, again
 from .backoff import backoff
 from .observed import Observed
 from .pool import Member, Pool, Stage
@@ -103,12 +103,15 @@ class Retried:
     wake_at: datetime | None
 
 
-def retry(observed: Observed, pool: Pool, revision: str, *, may_switch: bool, free: int) -> Retried:
-    """Try failed nodes again that are due, online and, if they have to switch, allowed to. Uses up to `free` slots."""
+def retry(observed: Observed, pool: Pool, goal: Goal, *, may_switch: bool, free: int) -> Retried:
+    """Try failed nodes again that are due, online and, if they have to switch, allowed to. Uses up to `free` slots.
+
+    One that has lost the runtime for what it was told to load is not.
+    """
     out: list[Member] = []
     waits: list[datetime] = []
     for m in pool:
-        due = retry_at(m, observed.now) if m.has(revision) else None
+        due = retry_at(m, observed.now) if m.has(goal.revision) and goal.target(m) is not None else None
         if due is None or not m.online:
             out.append(m)
             continue

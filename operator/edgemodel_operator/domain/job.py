@@ -125,6 +125,7 @@ def _candidate(v: VariantSummary, digest: str) -> CandidateStatus:
         digest=digest,
         size_bytes=v.size_bytes,
         file_bytes=v.file_bytes,
+        format=v.format,
         quality=None if v.quality is None else f"{v.quality:.6f}".rstrip("0").rstrip("."),
         accepted=v.accepted,
         reason=shortened(v.reason, 256),

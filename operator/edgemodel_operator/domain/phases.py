@@ -21,6 +21,7 @@ from .outcome import Flag, Outcome, Say
 from .pool import Pool
 from .resolve import usable_platforms
 from .rollout import Rolled, roll
+from .runnable import unable
 from .text import clock, counted, listed, shortened
 from .trial import Tried, is_open, trials
 from .windows import WindowState, window_state
@@ -41,6 +42,12 @@ def decide(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Outcome:
         window = window_state(observed.model.spec.rollout.windows, observed.now)
     except InputError as error:
         return _held(observed, status, pool, Say(reasons.INVALID_INPUT, error.message))
+    if not usable_platforms(observed.model):
+        message = (
+            f"no node has a runtime for {', '.join(observed.model.spec.formats)}, the only one of spec.formats: add ONNX or"
+            " TFLite, or use edgemodel compress where nothing is to be rolled out"
+        )
+        return _held(observed, status, pool, Say(reasons.NOT_SUPPORTED, message))
     if not pool:
         return _waiting(pool, status, Say(reasons.NO_NODES, _no_nodes(observed)))
     if not status.revision:
@@ -211,8 +218,9 @@ def _rolling(
 def _numbers(rolled: Rolled, goal: Goal) -> str:
     pool, status = rolled.pool, rolled.status
     text = in_numbers(node_counts(pool, status.revision, status.rollout))
-    unfit = sum(m.online and goal.target(m) is None for m in pool)
+    unfit = sum(m.online and goal.meant_for(m) is None for m in pool)
     text += f", {unfit} without a fitting variant" if unfit else ""
+    text += f", {without}" if (without := unable(pool, goal)) else ""
     return shortened(text + (f"; failed: {summary(rolled.failures)}" if rolled.failures else ""), 700)
 
 

@@ -19,6 +19,7 @@ from edgemodel_api.edgenode import (
     TargetState,
     TrialStatus,
 )
+from edgemodel_api.formats import Format, loadable
 from edgemodel_api.hardware import HardwareClass
 
 from .observed import Observed
@@ -66,6 +67,11 @@ class Member:
     def with_trial(self, trial: AssignedTrial | None) -> Member:
         """The same node with another trial."""
         return dataclasses.replace(self, trial=trial)
+
+    @cached_property
+    def formats(self) -> frozenset[Format]:
+        """What the runtimes that it last reported load."""
+        return loadable(self.node.status.runtimes)
 
     @cached_property
     def answer(self) -> ModelStatus | None:

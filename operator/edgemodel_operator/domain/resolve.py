@@ -9,11 +9,11 @@ from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.hardware import Platform
 from edgemodel_api.revision import revision_of
 
-#: Where a runtime for the format exists (onnxruntime has no arm/v7 wheel).
+#: Where a runtime for the format exists (onnxruntime has no arm/v7 wheel, and Core ML runs on Apple's systems only).
 PLATFORMS_OF: dict[Format, frozenset[str]] = {
     Format.ONNX: frozenset({Platform.LINUX_AMD64, Platform.LINUX_ARM64}),
     Format.TFLITE: frozenset(Platform),
-    Format.COREML: frozenset(Platform),
+    Format.COREML: frozenset(),
 }
 
 

@@ -43,7 +43,7 @@ def roll_back(observed: Observed, pool: Pool, bad: str, good: Goal | None) -> Se
         removing = tuple(m.name for m in left if m.online and m.assigned is None and _still_runs(m, bad))
         return Settled(left, removing)
     free = slots(observed.model.spec.rollout, len(pool)) - sum(_is_switching(m, good) for m in pool)
-    again = retry(observed, pool, good.revision, may_switch=True, free=max(0, free))
+    again = retry(observed, pool, good, may_switch=True, free=max(0, free))
     out: list[Member] = []
     for m in again.pool:
         target = good.target(m)

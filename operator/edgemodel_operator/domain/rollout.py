@@ -59,7 +59,7 @@ def roll(observed: Observed, status: EdgeModelStatus, pool: Pool, goal: Goal, wi
     if why := _badly_measured(stand, status, rollout):
         back = _rolled_back(status, rollout, failures, why, stand.now, reason=reasons.ANALYSIS_FAILED)
         return Rolled(pool, back, failures)
-    again = retry(observed, pool, goal.revision, may_switch=window.open, free=stand.limit - used_slots(pool))
+    again = retry(observed, pool, goal, may_switch=window.open, free=stand.limit - used_slots(pool))
     pool, more = again.pool, True
     while more:
         rollout, waiting = next_waves(stand, pool, rollout)

@@ -13,6 +13,7 @@ from edgemodel_api.hardware import HardwareClass
 from .choose import candidates_for, choose, judge, measurable
 from .observed import Observed
 from .pool import Member, Pool
+from .runnable import formats_for, formats_on, no_runtime
 from .text import counted, listed, shortened
 
 #: So many nodes of a class may turn out unable to measure anything before the class is refused.
@@ -51,14 +52,21 @@ def trials(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Tried:
     """Assign the trials that are needed, never more; record the results that are complete; unassign the rest.
 
     A class without an online node waits: it blocks nobody. A decided class stays decided until the revision changes
-    or what was refused is tried again.
+    or what was refused is tried again; but for one that had no runtime, which is looked at again in each pass.
     """
-    known = {v.hardware_class: v for v in status.variants}
+    known = {v.hardware_class: v for v in status.variants if v.reason != reasons.NO_RUNTIME}
     wanted: dict[str, AssignedTrial] = {}
     pending: list[Pending] = []
     for hardware_class in sorted({m.hardware_class for m in pool if m.hardware_class is not None}):
         nodes = [m for m in pool if m.hardware_class is hardware_class and m.platform in status.platforms]
-        fitting = candidates_for(status.candidates, nodes[0].platform or "", hardware_class) if nodes else ()
+        platform = (nodes[0].platform or "") if nodes else ""
+        there = formats_on(status.candidates, platform)
+        formats = formats_for(there, nodes)
+        if there and nodes and not formats and is_open(known.get(hardware_class)):
+            known[hardware_class] = no_runtime(hardware_class, platform, there, nodes)
+            continue
+        nodes = [m for m in nodes if formats <= m.formats]
+        fitting = candidates_for(status.candidates, platform, hardware_class, formats)
         while is_open(known.get(hardware_class)):
             tried_on = known[hardware_class].tried_on if hardware_class in known else ()
             node = _node_for(status, nodes, fitting, tried_on)
@@ -75,7 +83,7 @@ def trials(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Tried:
                 wanted[node.name] = trial
                 pending.append(Pending(hardware_class, node.name, len(results), len(fitting), due))
                 break
-            known[hardware_class] = _decide(observed, status, node, nodes, tried_on)
+            known[hardware_class] = _decide(observed, status, node, nodes, fitting=fitting, tried_on=tried_on)
     return Tried(
         pool=tuple(m if m.trial == wanted.get(m.name) else m.with_trial(wanted.get(m.name)) for m in pool),
         status=status.replace(variants=tuple(known[c] for c in sorted(known))),
@@ -155,11 +163,16 @@ def _handed_over(
 
 
 def _decide(
-    observed: Observed, status: EdgeModelStatus, node: Member, nodes: list[Member], tried_on: tuple[str, ...]
+    observed: Observed,
+    status: EdgeModelStatus,
+    node: Member,
+    nodes: list[Member],
+    *,
+    fitting: tuple[CandidateStatus, ...],
+    tried_on: tuple[str, ...],
 ) -> VariantStatus:
     compression = observed.model.spec.compression
     hardware_class, platform = node.hardware_class or HardwareClass.UNKNOWN, node.platform or ""
-    fitting = candidates_for(status.candidates, platform, hardware_class)
     results = _results(status, node, fitting)
     verdict = choose(
         hardware_class, platform, node.name, judge(fitting, results, compression.budget), compression.objective

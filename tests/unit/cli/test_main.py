@@ -248,7 +248,7 @@ def test_compress_replaces_only_its_own(edgemodel, manifest, tmp_path_factory, k
 def test_compress_knows_platforms(edgemodel, manifest):
     code, _, err = edgemodel("compress", "-f", manifest, "--out", manifest.parent / "o", "--platform", "windows/amd64")
     assert code == 2
-    assert "--platform windows/amd64 is not known: use linux/amd64, linux/arm64, linux/arm/v7" in err
+    assert "--target windows/amd64 is not known: use linux/amd64, linux/arm64, linux/arm/v7" in err
 
 
 def test_version(edgemodel):

@@ -12,8 +12,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-RNG = np.random.default_rng(7)
-
 
 class MemoryData:
     """`Batches` over arrays."""

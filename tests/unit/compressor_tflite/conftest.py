@@ -10,7 +10,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgemodel_compressor.evaluate.runner import runner
 from edgemodel_compressor.formats import tflite
+from edgemodel_compressor.formats.onnx_model import open_session
+from edgemodel_compressor.formats.tflite import read
+from edgemodel_compressor.formats.tflite.write import _check_rows
+from edgemodel_oci.golden import compare_outputs, run_cases
+
+#: Of what is read from the file of an encoding, against the file itself.
+READ_TOLERANCE = {"float32": 1e-4, "float16": 1e-3, "int8-weights": 1e-3, "int8-full": 0.1}
 
 
 class Build:
@@ -58,10 +66,32 @@ class Build:
         return inferred
 
     def convert(self, model: Any, **options: Any) -> tflite.Converted:
-        """Which runs the file beside onnxruntime, with and without XNNPACK, and raises where they disagree."""
-        return tflite.convert(model, self.folder / "model.tflite", **options)
+        """Which runs the file beside onnxruntime, with and without XNNPACK, and raises where they disagree.
+
+        What was written is read again: the ONNX model that comes of it must give the answers of the file.
+        """
+        made = tflite.convert(model, self.folder / "model.tflite", **options)
+        rows = _check_rows(model, options.get("feeds") or options.get("calibration"))
+        self.read_back(made.path, rows, tolerance=READ_TOLERANCE[made.encoding])
+        return made
+
+    @staticmethod
+    def read_back(path: Path, rows: dict[str, np.ndarray], *, tolerance: float = 1e-4) -> read.Read:
+        """The ONNX model of a TFLite file; both are run on the rows, one by one, and the former two by two as well."""
+        found = read.read_tflite(path)
+        onnx.checker.check_model(found.model, full_check=True)
+        here = runner(open_session(found.model.SerializeToString()))
+        first = found.model.graph.input[0].type.tensor_type.shape.dim
+        own = 1 if found.free_batch else (first[0].dim_value if len(first) else 1)
+        there = run_cases(tflite.open_run(path), rows, rows=own)
+        cases = min(map(len, rows.values()))
+        for count in (own, 2 * own) if found.free_batch else (own,):
+            score = compare_outputs(run_cases(here, rows, rows=count), there, cases)
+            assert score.error <= tolerance, (count, score)
+        return found
 
 
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    return Build(tmp_path_factory.mktemp("tflite"))
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """A new one for each test: its weights are not those that an earlier test left to draw."""
+    return Build(tmp_path)

@@ -17,7 +17,7 @@ from edgemodel_compressor.formats.tflite.versions import version_of
 FLOAT, INT8 = np.dtype(np.float32), np.dtype(np.int8)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def convolutional(build):
     nodes = [
         build.node("Conv", ["picture", "w1", "b1"], "a", pads=[1, 1, 1, 1]), build.node("Relu", ["a"], "r"),

@@ -16,6 +16,7 @@ from edgemodel_api.edgemodel_status import AnalysisOutcome, EdgeModelStatus
 from edgemodel_api.edgenode import (
     ArtifactTarget,
     AssignedModel,
+    AssignedTrial,
     EdgeNode,
     EdgeNodeSpec,
     EdgeNodeStatus,
@@ -27,10 +28,11 @@ from edgemodel_api.edgenode import (
     TrialResult,
     TrialStatus,
 )
+from edgemodel_api.formats import Format, loadable
 from edgemodel_api.hardware import PLATFORM_OF, Hardware, HardwareClass
 from edgemodel_api.job import JobResult, Outcome, VariantSummary
 from edgemodel_api.meta import Condition, ObjectMeta, get_condition
-from edgemodel_operator.domain.actions import Action, Assign, StartJob
+from edgemodel_operator.domain.actions import Action, Assign, AssignTrial, StartJob
 from edgemodel_operator.domain.analysis import Measurement, Probe
 from edgemodel_operator.domain.apply import apply_to_spec
 from edgemodel_operator.domain.observed import JobState, JobView, Observed, Settings
@@ -99,6 +101,12 @@ class ModelBuilder:
         )
 
 
+#: What agents report.
+ONNX_ONLY = {"onnxruntime": "1.32.0"}
+BOTH = {**ONNX_ONLY, "ai-edge-litert": "2.3.0"}
+TFLITE_ONLY = {"tflite-runtime": "2.14.0"}
+
+
 @dataclasses.dataclass
 class SimNode:
     """A machine with an agent: fetches, checks, switches, fails, goes silent. One thing a step, as decide.py has it.
@@ -109,6 +117,7 @@ class SimNode:
 
     name: str
     hardware_class: HardwareClass | None = HardwareClass.AMD64_VNNI
+    runtimes: dict = dataclasses.field(default_factory=lambda: dict(ONNX_ONLY))
     labels: dict = dataclasses.field(default_factory=dict)
     online: bool = True
     bad: set = dataclasses.field(default_factory=set)
@@ -192,17 +201,17 @@ class SimNode:
             return
         missing = [c for c in trial.candidates if c.digest not in self.results]
         if missing:
-            self.results[missing[0].digest] = self._measure(missing[0])
+            self.results[missing[0].digest] = self._measure(missing[0], trial)
 
-    def _measure(self, c: ArtifactTarget) -> TrialResult:
+    def _measure(self, c: ArtifactTarget, trial: AssignedTrial) -> TrialResult:
         if self.no_trial:
             return TrialResult(digest=c.digest, variant=c.variant, passed=False, reason=self.no_trial, message="sim")
-        slower = self.slowdown.get(c.variant, -0.2)
+        slower, first = self.slowdown.get(c.variant, -0.2), c.digest == trial.candidates[0].digest
         measured = Measured(
-            latency_median_seconds="0.01" if c.variant == "source" else f"{0.01 * (1 + slower):.6f}",
+            latency_median_seconds="0.01" if first else f"{0.01 * (1 + slower):.6f}",
             peak_memory_bytes=1000,
-            slowdown=None if c.variant == "source" else str(slower),
-            slowdown_low=None if c.variant == "source" else str(slower - 0.005),
+            slowdown=None if first else str(slower),
+            slowdown_low=None if first else str(slower - 0.005),
         )
         return TrialResult(digest=c.digest, variant=c.variant, passed=True, reason="Passed", measured=measured)
 
@@ -219,6 +228,7 @@ class SimNode:
         trial = next((t for t in self.spec.trials if t.key == KEY), None)
         self.status = EdgeNodeStatus(
             hardware=hardware,
+            runtimes=self.runtimes,
             last_report_time=now,
             models=() if a is None or self.wanted != a.target.digest else (self._model_status(a),),
             trials=()
@@ -290,6 +300,23 @@ def succeeded(revision: str, platforms: Iterable[str], *, unaccepted: Iterable[s
     )
 
 
+def in_formats(revision: str, platforms: Iterable[str]) -> JobResult:
+    """As `succeeded`, and per platform tflite-float (3000 bytes) and tflite-int8 (800); on arm/v7 these alone. And Core ML."""
+    onnx = succeeded(revision, [p for p in platforms if p != "linux/arm/v7"])
+
+    def other(platform: str, name: str, size: int, kind: Format) -> VariantSummary:
+        digest = digest_of(f"{revision}/{platform}/{name}")
+        return VariantSummary(
+            platform=platform, name=name, digest=digest, size_bytes=size, file_bytes=2 * size, quality=0.9, format=kind
+        )
+
+    more = [other(p, "tflite-int8", 800, Format.TFLITE) for p in platforms]
+    more += [other(p, "tflite-float", 3000, Format.TFLITE) for p in platforms]
+    # Where it should be, and where nobody would put it.
+    more += [other(p, "coreml", 10, Format.COREML) for p in ("darwin/arm64", *platforms)]
+    return onnx.replace(variants=(*onnx.variants, *more))
+
+
 @dataclasses.dataclass
 class World:
     """One EdgeModel, its nodes and its Jobs. `run` is what an operator does; every pass is checked."""
@@ -303,6 +330,8 @@ class World:
     started: list = dataclasses.field(default_factory=list)
     events: list = dataclasses.field(default_factory=list)
     accepted: set = dataclasses.field(default_factory=set)
+    #: Of every variant that a Job ever stored: its format.
+    formats: dict = dataclasses.field(default_factory=dict)
     last: Plan | None = None
     check: Callable[[World, Observed, Plan], None] | None = None
     #: What Prometheus says to a probe: an outcome, or one with its value and message. None: there is no Prometheus.
@@ -373,6 +402,7 @@ class World:
                 platforms = next(j.platforms for j in self.started if j.revision == revision)
                 result = self.job_result(revision, platforms)
                 self.accepted |= {v.digest for v in result.variants if v.accepted}
+                self.formats |= {v.digest: v.format or Format.ONNX for v in result.variants}
                 self.jobs[revision] = JobView(revision, JobState.FINISHED, result)
 
     def step_nodes(self) -> None:
@@ -496,7 +526,24 @@ def check_pass(world: World, observed: Observed, planned: Plan) -> None:
     for action in planned.actions:
         if isinstance(action, Assign):
             assert action.model.target.digest in world.accepted, "a digest that nobody accepted"
+    _check_formats(world, observed, planned)
     _check_slots(world, observed, planned)
+
+
+def _check_formats(world: World, observed: Observed, planned: Plan) -> None:
+    """Nobody is told to load or to try what none of its runtimes loads; Core ML nobody at all."""
+    loads = {n.metadata.name: loadable(n.status.runtimes) for n in observed.nodes}
+    for action in planned.actions:
+        if isinstance(action, Assign):
+            told = (action.model.target,)
+        elif isinstance(action, AssignTrial):
+            told = action.trial.candidates
+        else:
+            continue
+        for target in told:
+            kind = world.formats[target.digest]
+            assert kind in loads[action.node], f"{action.node} cannot load {target.variant}, which is {kind}"
+            assert kind is not Format.COREML
 
 
 def _check_slots(world: World, observed: Observed, planned: Plan) -> None:
@@ -548,6 +595,8 @@ class Make:
     start = START
     digest_of = staticmethod(digest_of)
     succeeded = staticmethod(succeeded)
+    in_formats = staticmethod(in_formats)
+    onnx_only, both, tflite_only = ONNX_ONLY, BOTH, TFLITE_ONLY
     check_pass = staticmethod(check_pass)
     Node = SimNode
     World = World

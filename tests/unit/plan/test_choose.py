@@ -5,6 +5,7 @@ import pytest
 from edgemodel_api.edgemodel import Budget, Objective
 from edgemodel_api.edgemodel_status import CandidateStatus
 from edgemodel_api.edgenode import Measured, TrialResult
+from edgemodel_api.formats import Format
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.slowdown import too_slow
 from edgemodel_operator.domain.choose import candidates_for, choose, judge, measurable, number
@@ -110,8 +111,24 @@ def test_candidates_are_those_of_platform_and_class_with_the_source_first():
         INT8.replace(platform="linux/arm64", name="arm"),
         INT8.replace(name="same-bytes"),
     )
-    assert [c.name for c in candidates_for(there, P, VNNI)][:2] == ["source", "same-bytes"]
-    assert {c.name for c in candidates_for(there, P, VNNI)} == {"source", "same-bytes", "vnni-only"}
+    found = candidates_for(there, P, VNNI, {Format.ONNX})
+    assert [c.name for c in found][:2] == ["source", "same-bytes"]
+    assert {c.name for c in found} == {"source", "same-bytes", "vnni-only"}
+
+
+def test_where_the_source_cannot_be_loaded_the_largest_file_is_the_yardstick():
+    small = candidate("tflite-int8", 900, file_bytes=1000, format=Format.TFLITE)
+    large = candidate("tflite-float", 3000, file_bytes=4000, format=Format.TFLITE)
+    there = (SOURCE, INT8, small, large)
+    assert [c.name for c in candidates_for(there, P, VNNI, {Format.TFLITE})] == ["tflite-float", "tflite-int8"]
+    assert candidates_for(there, P, VNNI, set(Format))[0].name == "source"
+    assert candidates_for(there, P, VNNI, ()) == ()
+    found = chosen([result(large), result(small, slowdown="-0.2")], candidates=(large, small))
+    assert (found.name, found.format) == ("tflite-int8", Format.TFLITE)
+    assert "-20.0% beside tflite-float" in found.message
+    found = chosen([result(large), result(small, slowdown="0.5", slowdown_low="0.4")], candidates=(large, small))
+    assert found.name == "tflite-float"
+    assert found.refused[0].message == "+50.0% latency beside tflite-float, maxSlowdown is 0%"
 
 
 @pytest.mark.parametrize(("text", "value"), [(None, None), ("", None), ("x", None), ("NaN", None), ("1e3", 1000.0)])

@@ -1,7 +1,7 @@
 """Random histories: the invariants of DESIGN.md hold in every pass, and the fleet comes to rest when the faults stop.
 
-Every pass is checked by `check_pass` (conftest): idempotence, determinism, maxUnavailable, accepted digests only,
-conditions that say why, bounded status; the status goes through JSON each time, as a restart reads it.
+Every pass is checked by `check_pass` (conftest): idempotence, determinism, maxUnavailable, accepted digests only, formats that the
+node loads, conditions that say why, bounded status; the status goes through JSON each time, as a restart reads it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from edgemodel_api.hardware import PLATFORM_OF, HardwareClass
 from edgemodel_api.job import JobResult, Outcome
 from edgemodel_operator.domain.observed import JobState, JobView
 
-CLASSES = (HardwareClass.AMD64_VNNI, HardwareClass.AMD64_AVX2, HardwareClass.ARM64_DOTPROD)
+CLASSES = (HardwareClass.AMD64_VNNI, HardwareClass.AMD64_AVX2, HardwareClass.ARM64_DOTPROD, HardwareClass.ARM_V7)
+VARIANTS = ("int8", "mixed", "source", "tflite-int8", "tflite-float")
 SHARES = st.sampled_from([1, 2, 5, "10%", "25%", "50%", "100%"])
 EXAMPLES = 15
 SOAKS = st.sampled_from(["0s", "3s", "40s"])
@@ -37,12 +38,15 @@ def machine(make):
         def begin(self, count, waves, unavailable, failures, data):
             builder = make.edge_model().with_waves(*waves, ("100%", "2s"))
             builder = builder.with_rollout(maxUnavailable=unavailable, maxFailures=failures)
+            builder = builder.with_field("formats", ["ONNX", "TFLite", "CoreML"])
+            self.runtimes = ({}, make.onnx_only, make.both, make.both, make.tflite_only)
             nodes = make.nodes(count)
             for node in nodes:
                 node.hardware_class = data.choice(CLASSES)
                 node.online = data.random() > 0.2
                 node.slow = data.choice([1, 1, 3])
-            self.world = make.world(builder, nodes)
+                node.runtimes = data.choice(self.runtimes)
+            self.world = make.world(builder, nodes, job_result=make.in_formats)
             self.letters = iter("bcdef0123456789" * 20)
             self.retries = 0
 
@@ -68,6 +72,12 @@ def machine(make):
             for node in self.some(data):
                 node.online = not node.online
             self.time_passes(turns, 30)
+
+        @rule(data=st.data(), which=st.integers(0, 4), turns=st.integers(0, 3))
+        def nodes_have_other_runtimes(self, data, which, turns):
+            for node in self.some(data):
+                node.runtimes = self.runtimes[which]
+            self.time_passes(turns)
 
         @rule(data=st.data(), turns=st.integers(0, 4))
         def a_variant_is_bad_on_nodes(self, data, turns):
@@ -100,9 +110,7 @@ def machine(make):
             world.edit(world.builder.with_source(next(self.letters)))
             revision = world.wanted()
             for node in world.nodes:
-                digests = {
-                    world.digest(v, PLATFORM_OF[node.hardware_class], revision) for v in ("int8", "mixed", "source")
-                }
+                digests = {world.digest(v, PLATFORM_OF[node.hardware_class], revision) for v in VARIANTS}
                 if rng.random() < share:
                     (node.crashing if rng.random() < 0.2 else node.bad).update(digests)
             self.time_passes(turns)
@@ -158,6 +166,7 @@ def machine(make):
             world = self.world
             for node in world.nodes:
                 node.online, node.no_trial, node.bad, node.crashing = True, "", set(), set()
+                node.runtimes = make.both
             world.run(turns=3)
             world.annotate(retry="last")
             world.run(turns=400, seconds=20, until=lambda w: w.reason(r.READY) == r.ROLLED_OUT_TO_ALL)

@@ -64,15 +64,17 @@ verify: $(STAMP) ## Format, lint, types, import contracts, generated files, lock
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m edgemodel_api.crd --out crds --check
 	@$(BIN)/python tools/chart.py --check
+	@$(BIN)/python tools/coverage.py --check
 	@$(BIN)/python tools/check_lock.py
 
 format: $(STAMP) ## Let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-manifests: $(STAMP) ## Write crds/ from the API types, and the chart's copy and table of values
+manifests: $(STAMP) ## Write crds/ from the API types, the chart's copy and table of values, and docs/formats.md's table of operators
 	@$(BIN)/python -m edgemodel_api.crd --out crds
 	@$(BIN)/python tools/chart.py
+	@$(BIN)/python tools/coverage.py
 
 lock: $(STAMP) ## Write requirements.lock from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

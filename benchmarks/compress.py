@@ -1,248 +1,196 @@
-"""Our chosen variant beside what users pick instead, on real models: size, quality, latency, time taken.
+"""EdgeModel's search beside what users pick instead, on seven real models: size, quality, latency, time, memory, kinds of CPU.
 
-    python benchmarks/compress.py [--only NAME] [--update-readme]
+    python benchmarks/compress.py [--only MODEL]… [--tool TOOL]… [--until HH:MM] [--tables] [--update]
 
-Every file is measured by the same code in one run: stored bytes (tar + zstd, what a node downloads) and file bytes, quality on the
-same data, latency paired with the source's in alternating rounds. Fails if ours breaks its own promise: slower than the source
-beyond `maxSlowdown`, a quality drop over the budget, or no smaller than the source.
+Each result is kept outside of the checkout by what it depends on (model, data, versions, code), so that an interrupted run goes on
+where it was; benchmarks/results/compress.json has what is known so far after each row. A tool that fails is a row with its own last
+words. `--until` begins nothing new after that time of day; `--tables` only prints the tables of the results that are there;
+`--update` puts them into README.md, docs/benchmarks.md and docs/benchmarks.svg. Fails if ours breaks its own promise: a quality drop over
+the budget, slower than the source beyond `maxSlowdown`, or no smaller than the source.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import venv
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from models import ROOT, BenchModel, prepare
+import environments
+import tables
+from models import ROOT, BenchModel, names, prepare
+from tools import ONNX, OURS, TOOLS, Tool, make
+from yardstick import Yardstick, cpu_name, limit_of
 
-from edgemodel_api.edgemodel import ValidationData
-from edgemodel_api.errors import EdgeModelError
-from edgemodel_api.quantities import format_bytes, format_seconds, parse_percent
+from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.slowdown import too_slow
-from edgemodel_compressor.data import Dataset, open_dataset
-from edgemodel_compressor.evaluate.latency import compare_latency
-from edgemodel_compressor.evaluate.quality import Evaluator
-from edgemodel_compressor.evaluate.runner import runner
-from edgemodel_compressor.formats.onnx_model import SourceModel, load_model, open_session
-from edgemodel_oci.artifact import packed_size
+from edgemodel_compressor import verify
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-PEERS = {"ort-dynamic": "onnxruntime dynamic", "ort-static": "onnxruntime static", "onnxsim": "onnxsim"}
-#: A latency is the median of so many comparisons with the source.
-REPEATS = 3
+BEGIN, END = "<!-- bench-compress:begin -->", "<!-- bench-compress:end -->"
+RESULTS = ROOT / "benchmarks/results/compress.json"
+#: Kinds of CPU that onnxruntime runs on.
+KINDS = tuple(k.value for k in HardwareClass if k not in (HardwareClass.UNKNOWN, HardwareClass.ARM_V7))
 
 
-@dataclass(frozen=True)
-class Row:
-    """One file, measured. Ratios are to the source; `drop` is a fraction of the source's quality."""
-
-    model: str
-    technique: str
-    stored: int
-    file: int
-    quality: float
-    drop: float
-    latency: float
-    slowdown: float
-    slowdown_low: float
-    seconds: float | None
-    note: str = ""
-
-
-class Bench:
-    """One model: its source, its data, and how a file is measured beside the source."""
-
-    def __init__(self, model: BenchModel, folder: Path) -> None:
-        self.model = model
-        self.folder = folder
-        self.source: SourceModel = load_model(model.model, work_dir=folder, max_bytes=2**31, external_dir=model.folder)
-        self.data: Dataset = open_dataset(
-            model.folder / "validation.npz",
-            self.source.inputs,
-            labels=model.labels,
-            work_dir=folder,
-            max_bytes=2**33,
-            what="data.validation",
-        )
-        self.run = runner(open_session(self.source.path))
-        validation = ValidationData.model_validate(
-            {"uri": "file:validation.npz", "labels": model.labels, "metric": model.metric}
-        )
-        self.evaluator = Evaluator(
-            self.run, self.data, validation=validation, work_dir=folder, fixed_batch=self.source.fixed_batch
-        )
-        self.feeds = [self.data.take(1, seed) for seed in range(8)]
-        self.stored = packed_size(self.source.path)
-
-    def measure(self, technique: str, path: Path, seconds: float | None, note: str = "") -> Row:
-        candidate = runner(open_session(path))
-        quality = self.evaluator.evaluate(candidate, one_by_one=True)
-        timed = [compare_latency(candidate, self.run, self.feeds) for _ in range(REPEATS)]
-        middle = sorted(timed, key=lambda t: t.slowdown.value)[REPEATS // 2]
-        return Row(
-            model=self.model.name,
-            technique=technique,
-            stored=packed_size(path),
-            file=path.stat().st_size,
-            quality=quality.value,
-            drop=quality.drop,
-            latency=statistics.median(t.candidate.median for t in timed),
-            slowdown=middle.slowdown.value,
-            slowdown_low=middle.slowdown.low,
-            seconds=seconds,
-            note=note,
-        )
-
-
-def environment(folder: Path) -> Path:
-    """A virtual environment with the peers that are not in ours; its python."""
-    python = folder / "bin/python"
-    wanted = (ROOT / "benchmarks/requirements.txt").read_text()
-    stamp = folder / "requirements.txt"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print("installing the peers …", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--no-deps", "-r", str(ROOT / "benchmarks/requirements.txt")], check=True)
-        subprocess.run([*pip, "onnx", "onnxruntime", "rich", "setuptools"], check=True)
-        stamp.write_text(wanted)
-    return python
-
-
-def ours(bench: Bench, folder: Path) -> Row:
-    """`edgemodel compress`, as a user would type it."""
-    manifest = bench.model.folder / "edgemodel.yaml"
-    manifest.write_text(bench.model.manifest())
-    out = folder / "ours"
-    command = [sys.executable, "-m", "edgemodel_cli", "compress", "-f", str(manifest), "--out", str(out), "-o", "json"]
-    begin = time.perf_counter()
-    # What an earlier run has measured must not make this one look fast.
-    environment = {**os.environ, "EDGEMODEL_CANDIDATES": "off"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-    seconds = time.perf_counter() - begin
-    if done.returncode != 0:
-        sys.exit(f"{bench.model.name}: edgemodel compress ended with {done.returncode}: {done.stdout}")
-    report = json.loads((out / "report.json").read_text())
-    chosen = next((c["name"] for c in report["candidates"] if c["chosen"]), "")
-    return bench.measure("**EdgeModel**", out / f"{bench.model.name}.onnx", seconds, chosen)
-
-
-def peer(bench: Bench, folder: Path, name: str, python: Path) -> Row | str:
-    """One peer's file measured, or why there is none."""
-    out = folder / f"{name}.onnx"
-    script = str(ROOT / "benchmarks/peers.py")
-    command = [str(python), script, name, str(bench.model.model), str(bench.model.folder / "calibration.npz"), str(out)]
-    begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - begin
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        return f"fails: {lines[-1][:120] if lines else done.returncode}"
-    try:
-        return bench.measure(PEERS[name], out, seconds)
-    except EdgeModelError as error:
-        return f"gives a file that does not run: {error.message[:120]}"
-
-
-def compare(model: BenchModel, python: Path) -> tuple[list[str], list[str]]:
-    """Table lines of one model, and broken promises."""
-    with tempfile.TemporaryDirectory(prefix="edgemodel-bench-") as name:
-        folder = Path(name)
-        bench = Bench(model, folder)
-        source = bench.measure("source", bench.source.path, None)
-        mine = ours(bench, folder)
-        lines = [line(source, source), line(mine, source)]
-        for technique, title in PEERS.items():
-            found = peer(bench, folder, technique, python if technique == "onnxsim" else Path(sys.executable))
-            if isinstance(found, Row):
-                lines.append(line(found, source))
+def row(tool: Tool, model: BenchModel, yardstick: Yardstick) -> dict[str, Any]:
+    """One tool on one model: made, measured, and tried on each kind of CPU."""
+    made, folder = make(tool, model, KINDS)
+    found: dict[str, Any] = {
+        "model": model.name,
+        "tool": tool.name,
+        "group": tool.group,
+        "title": tool.title,
+        "format": tool.format,
+        "versions": list(made.versions),
+        "seconds": made.seconds,
+        "peak_bytes": made.peak_bytes,
+        "variants": made.what,
+        "classes": [],
+    }
+    if made.failure:
+        return {**found, "failure": made.failure}
+    here = verify.machines().here.hardware_class.value
+    files = {kind: folder / (made.files.get(kind) or made.files.get("", "")) for kind in KINDS}
+    if files[here] == folder:
+        return {**found, "failure": f"no file for {here}"}
+    measured = {path: yardstick.file(path, tool.format) for path in set(files.values()) if path != folder}
+    found.update(measured[files[here]])
+    if found.get("failure"):
+        return found
+    # What a node downloads, at most.
+    found["stored_bytes"] = max(m["stored_bytes"] for m in measured.values())
+    limit = limit_of(tool.max_drop or model.max_drop)
+    if tool.format == ONNX and found["quality"]["drop"] <= limit + 1e-9:
+        for kind in KINDS:
+            if files[kind] == folder:
+                found["classes"].append({"hardwareClass": kind, "holds": False, "message": "no file for it"})
             else:
-                lines.append(f"| {model.name} | {title} | | | | {found} | |")
-    return lines, broken(mine, source, model)
+                found["classes"] += yardstick.classes(files[kind], (kind,), limit)
+    return found
 
 
-def broken(mine: Row, source: Row, model: BenchModel) -> list[str]:
+def broken(found: dict[str, Any], source: dict[str, Any]) -> list[str]:
     """What ours promised and did not keep."""
-    problems = []
-    if too_slow(mine.slowdown, mine.slowdown_low, 0.0):
-        problems.append(f"{model.name}: {mine.slowdown:+.1%} slower than the source")
-    if mine.drop > parse_percent(model.max_drop) + 1e-9:
-        problems.append(f"{model.name}: quality drops by {mine.drop:.2%}, budget {model.max_drop}")
-    if mine.stored >= source.stored:
-        problems.append(f"{model.name}: {mine.stored} bytes are not less than the source's {source.stored}")
+    tool = next(t for t in TOOLS if t.name == found["tool"])
+    if tool.group != OURS or found.get("failure"):
+        return []
+    problems, name = [], f"{found['model']} {tool.name}"
+    ratio = found["latency"]
+    if too_slow(ratio["ratio"] - 1, ratio["low"] - 1, 0.0):
+        problems.append(f"{name}: {ratio['ratio']:.2f} × the source's latency")
+    if found["quality"]["drop"] > limit_of(tool.max_drop) + 1e-9:
+        problems.append(f"{name}: quality drops by {found['quality']['drop']:.2%}, budget {tool.max_drop}")
+    if found["stored_bytes"] >= source["stored_bytes"]:
+        problems.append(f"{name}: {found['stored_bytes']} bytes are not less than the source's")
     return problems
 
 
-def line(row: Row, source: Row) -> str:
-    """One row of the Markdown table."""
-    smaller = "" if row is source else f" ({source.stored / row.stored:.2f}× smaller)"
-    drop = "" if row is source else f" ({-row.drop:+.2%})"
-    speed = "" if row is source else f" ({1 + row.slowdown:.2f}×)"
-    seconds = "" if row.seconds is None else f"{row.seconds:.0f} s"
-    name = f"{row.technique} `{row.note}`" if row.note else row.technique
-    # As it would have been when the source was timed: the ratio is what was measured, in turns.
-    latency = source.latency if row is source else source.latency * (1 + row.slowdown)
-    return (
-        f"| {row.model} | {name} | {format_bytes(row.stored)}{smaller} | {format_bytes(row.file)} |"
-        f" {row.quality:.4f}{drop} | {format_seconds(latency)}{speed} | {seconds} |"
-    )
+class Results:
+    """What is known so far, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found = json.loads(path.read_text()) if path.exists() else {}
+        self.known: dict[str, Any] = {
+            "date": _now().date().isoformat(),
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "onnxruntime": version("onnxruntime"),
+            "cpus": {m.hardware_class.value: m.cpu for m in verify.machines().found if m.hardware_class.value in KINDS},
+            "models": found.get("models", {}),
+            "rows": found.get("rows", []),
+        }
+
+    def put(self, found: dict[str, Any]) -> None:
+        """In the place of an older one."""
+        key = found["model"], found["tool"]
+        rest = [r for r in self.known["rows"] if (r["model"], r["tool"]) != key]
+        order = [(m, t.name) for m in names() for t in TOOLS]
+        self.known["rows"] = sorted([*rest, found], key=lambda r: order.index((r["model"], r["tool"])))
+        self.write()
+
+    def write(self) -> None:
+        """Whole or not at all."""
+        self.known["models"] = {m: self.known["models"][m] for m in names() if m in self.known["models"]}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f".{self.path.name}")
+        part.write_text(json.dumps(self.known, indent=1, ensure_ascii=False) + "\n")
+        os.replace(part, self.path)
 
 
-def cpu_name() -> str:
-    """This machine's, for the line below a table."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), platform.machine())
+def run(options: argparse.Namespace, results: Results) -> list[str]:
+    """Row by row; broken promises."""
+    problems: list[str] = []
+    chosen = [t for t in TOOLS if not options.tool or t.name in options.tool]
+    models = prepare(environments.cache() / "models", environments.packages(), tuple(options.only))
+    for model in models:
+        if _late(options.until):
+            break
+        with tempfile.TemporaryDirectory(prefix="edgemodel-bench-") as name:
+            yardstick = Yardstick(model, Path(name))
+            results.known["models"][model.name] = yardstick.about()
+            for tool in chosen:
+                if _late(options.until):
+                    break
+                print(f"{_now():%H:%M:%S} {model.name} {tool.name} …", file=sys.stderr, flush=True)
+                found = row(tool, model, yardstick)
+                results.put(found)
+                problems += broken(found, results.known["models"][model.name])
+                print(f"{_now():%H:%M:%S} {_told(found, results)}", file=sys.stderr, flush=True)
+    return problems
 
 
-def table(lines: list[str], models: list[BenchModel]) -> str:
-    """What the README shows."""
-    cpu = cpu_name()
-    kinds = "; ".join(
-        f"{m.name} ({m.kind}, {m.metric}{'' if m.labels else ' of agreement with the source'})" for m in models
-    )
-    head = (
-        "| model | technique | stored | file | quality (change) | median latency (× source) | time |\n"
-        "|---|---|---|---|---|---|---|"
-    )
-    note = (
-        f"`make bench` on {os.cpu_count()} cores of {cpu}, one thread; models: {kinds}. Budget of ours: "
-        f"quality −{models[0].max_drop}, slowdown 0 %. *stored* is the zstd layer that a node downloads, for all alike. Time of ours is the"
-        " whole search with all measurements; the peers' measures nothing."
-    )
-    return "\n".join([head, *lines, "", note])
+def _told(found: dict[str, Any], results: Results) -> str:
+    if found.get("failure"):
+        return f"  fails: {found['failure'][:200]}"
+    times, held = tables.smaller(results.known, found), sum(bool(c.get("holds")) for c in found["classes"])
+    return f"  {times:.2f}× smaller, drop {found['quality']['drop']:.2%}, holds on {held} of {len(found['classes'])}"
+
+
+def _late(until: dt.time | None) -> bool:
+    return until is not None and _now().time() >= until
+
+
+def _now() -> dt.datetime:
+    """By this machine's clock."""
+    return dt.datetime.now(tz=dt.UTC).astimezone()
+
+
+def update(path: Path, text: str) -> None:
+    """Put a table between its marks.
+
+    Raises:
+        SystemExit: the file has no marks.
+    """
+    content = path.read_text()
+    if BEGIN not in content or END not in content:
+        sys.exit(f"{path.name} lacks the marks {BEGIN} and {END}")
+    path.write_text(f"{content.partition(BEGIN)[0]}{BEGIN}\n{text}\n{END}{content.partition(END)[2]}")
 
 
 def main() -> int:
     """0; 1 when ours breaks a promise."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="one model")
-    parser.add_argument("--workdir", type=Path, default=ROOT / ".edgemodel/bench", help="for models and peers")
-    parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", default=[], choices=names(), help="a model; may be repeated")
+    parser.add_argument("--tool", action="append", default=[], choices=[t.name for t in TOOLS], help="may be repeated")
+    parser.add_argument("--until", type=dt.time.fromisoformat, help="begin nothing new after this time of day")
+    parser.add_argument("--tables", action="store_true", help="run nothing")
+    parser.add_argument("--update", action="store_true", help="put the tables into README.md and docs/")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file with what is known")
     options = parser.parse_args()
-    python = environment(options.workdir / "venv")
-    packages = next((options.workdir / "venv/lib").glob("python*/site-packages"))
-    models = [m for m in prepare(options.workdir / "models", packages) if options.only in (None, m.name)]
-    lines, problems = [], []
-    for model in models:
-        print(f"{model.name} …", file=sys.stderr)
-        found, bad = compare(model, python)
-        lines += found
-        problems += bad
-    text = table(lines, models)
-    print(text)
-    if options.update_readme and options.only is None:
-        readme = (ROOT / "README.md").read_text()
-        before, after = readme.partition(BEGIN)[0], readme.partition(END)[2]
-        (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    results = Results(options.results)
+    problems = [] if options.tables else run(options, results)
+    if options.update:
+        update(ROOT / "README.md", tables.readme(results.known, names()))
+        (ROOT / "docs/benchmarks.md").write_text(tables.page(results.known, names()))
+        tables.picture(results.known, ROOT / "docs/benchmarks.svg")
+    print(tables.readme(results.known, names()))
+    print("\n".join(["", "Targets:", *tables.targets(results.known)]))
     for problem in problems:
         print(f"broken promise: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -52,6 +52,7 @@ class Node:
         platform, hardware_class = CLASSES[self.index % 2]
         found: Json = {
             "hardware": {"platform": platform, "hardwareClass": hardware_class},
+            "runtimes": {"onnxruntime": "1.32.0"},
             "lastReportTime": stamp(),
             "models": [self._model(self.target)] if self.target is not None else [],
             "trials": [self.results] if self.results is not None else [],

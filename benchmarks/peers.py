@@ -39,7 +39,9 @@ class Task:
     @classmethod
     def read(cls, path: Path) -> Task:
         found = json.loads(path.read_text())
-        return cls(**{k: Path(v) if k in ("model", "calibration", "validation", "out") else v for k, v in found.items()})
+        return cls(
+            **{k: Path(v) if k in ("model", "calibration", "validation", "out") else v for k, v in found.items()}
+        )
 
     def rows(self, path: Path, most: int | None = None) -> list[dict[str, np.ndarray]]:
         """Single requests."""
@@ -134,7 +136,7 @@ def nncf_accuracy(task: Task) -> None:
         model,
         calibration_dataset=nncf.Dataset(task.rows(task.calibration)),
         validation_dataset=nncf.Dataset(range(len(rows)), lambda i: rows[i]),
-        validation_fn=lambda candidate, items: validate(candidate, items),
+        validation_fn=validate,
         max_drop=task.drop,
         drop_type=nncf.DropType.RELATIVE,
     )
@@ -289,7 +291,7 @@ def _olive(task: Task, quantization: dict[str, Any]) -> None:
             "output_dir": str(folder / "out"),
         }
     )
-    (made,) = [p for p in (folder / "out").rglob("*.onnx")]
+    (made,) = list((folder / "out").rglob("*.onnx"))
     shutil.copyfile(made, task.out)
     shutil.rmtree(folder)
 

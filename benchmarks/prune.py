@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress import Bench, Row, cpu_name, environment
+import environments
 from models import ROOT, BenchModel, prepare
+from tools import ONNX
+from yardstick import Yardstick, cpu_name
 
 from edgemodel_api.edgemodel import Activations, Granularity, Precision, PruneMethod, PruneStep, QuantizeStep, Structure
 from edgemodel_api.quantities import format_bytes, format_seconds
@@ -50,6 +52,31 @@ QUANTIZED: tuple[tuple[str, QuantizeStep | None], ...] = (
 
 
 @dataclass(frozen=True)
+class Row:
+    """One file, measured. `drop` is a fraction of the source's quality; latencies are seconds."""
+
+    model: str
+    stored: int
+    quality: float
+    drop: float
+    latency: float
+    slowdown: float
+
+
+def measured(bench: Yardstick, latency: float, path: Path) -> Row:
+    """By the code that measures the peers.
+
+    Raises:
+        SystemExit: the file does not run.
+    """
+    found = bench.file(path, ONNX)
+    if found.get("failure"):
+        sys.exit(f"{bench.model.name}: {found['failure']}")
+    ratio, quality = found["latency"]["ratio"], found["quality"]
+    return Row(bench.model.name, found["stored_bytes"], quality["value"], quality["drop"], latency * ratio, ratio - 1)
+
+
+@dataclass(frozen=True)
 class Pruned:
     """One measured file, how it came about, and the numbers and zeros of its weights before they were quantized."""
 
@@ -60,9 +87,9 @@ class Pruned:
     row: Row
 
 
-def variants(bench: Bench, folder: Path) -> Iterator[Pruned]:
+def variants(bench: Yardstick, folder: Path) -> Iterator[Pruned]:
     """Each pruning in each encoding, measured."""
-    source = prepared(bench.source.proto)
+    source, latency = prepared(bench.source.proto), bench.about()["latency_seconds"]
     for pruning, step in PRUNED:
         model = source if step is None else prune(source, step).model
         for encoding, quantization in QUANTIZED:
@@ -71,7 +98,7 @@ def variants(bench: Bench, folder: Path) -> Iterator[Pruned]:
             path = folder / "candidate.onnx"
             save_model(_quantized(model, quantization), path)
             print(f"  {pruning}, {encoding}", file=sys.stderr)
-            yield Pruned(pruning, encoding, numbers, zeros, bench.measure(pruning, path, None))
+            yield Pruned(pruning, encoding, numbers, zeros, measured(bench, latency, path))
 
 
 def _quantized(model: Any, step: QuantizeStep | None) -> Any:
@@ -138,19 +165,16 @@ def main() -> int:
     """0; 1 when a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=MODELS, help="one model")
-    parser.add_argument("--workdir", type=Path, default=ROOT / ".edgemodel/bench", help="for models and their packages")
     parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
-    environment(options.workdir / "venv")
-    packages = next((options.workdir / "venv/lib").glob("python*/site-packages"))
     wanted = MODELS if options.only is None else (options.only,)
-    models = [m for m in prepare(options.workdir / "models", packages) if m.name in wanted]
+    models = prepare(environments.cache() / "models", environments.packages(), wanted)
     lines: list[str] = []
     problems: list[str] = []
     for model in models:
         print(f"{model.name} …", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="edgemodel-bench-") as name:
-            rows = list(variants(Bench(model, Path(name)), Path(name)))
+            rows = list(variants(Yardstick(model, Path(name)), Path(name)))
         lines += [line(r, rows[0]) for r in rows]
         problems += broken(rows)
     text = table(lines, models)

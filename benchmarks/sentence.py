@@ -85,7 +85,9 @@ def model(folder: Path, *, length: int) -> onnx.ModelProto:
     width = int(config["hidden_size"])
     table = g.weights
     # One row each for all inputs: positions count from 0, and there is one kind of token.
-    fixed = table["embeddings.position_embeddings.weight"][:length] + table["embeddings.token_type_embeddings.weight"][0]
+    fixed = (
+        table["embeddings.position_embeddings.weight"][:length] + table["embeddings.token_type_embeddings.weight"][0]
+    )
     words = g.put("Gather", g.weight("embeddings.word_embeddings.weight"), "input_ids", name="embeddings/words")
     x = g.put("Add", words, g.constant("embeddings.fixed", fixed), name="embeddings/sum")
     x = g.norm(x, "embeddings.LayerNorm")
@@ -122,7 +124,9 @@ def _layer(g: _Graph, x: str, masked: str, name: str, *, length: int, width: int
     scores = g.put("MatMul", parts["query"], parts["key"], name=f"{name}/products")
     scale = g.constant("scale", np.float32(np.sqrt(width // HEADS)))
     scores = g.put("Add", g.put("Div", scores, scale, name=f"{name}/scaled"), masked, name=f"{name}/scores")
-    mixed = g.put("MatMul", g.put("Softmax", scores, name=f"{name}/shares", axis=-1), parts["value"], name=f"{name}/mix")
+    mixed = g.put(
+        "MatMul", g.put("Softmax", scores, name=f"{name}/shares", axis=-1), parts["value"], name=f"{name}/mix"
+    )
     joined = g.constant("joined", np.array([-1, length, width]))
     flat = g.put(
         "Reshape", g.put("Transpose", mixed, name=f"{name}/back", perm=[0, 2, 1, 3]), joined, name=f"{name}/flat"

@@ -178,6 +178,7 @@ def _source(wanted: str, model: BenchModel) -> Path:
             feeds = first_rows(model, 8)
             if wanted == TFLITE:
                 tflite.convert(proto, path, encoding=tflite.FLOAT32, feeds=feeds)
+                _name_tensors(path)
             else:
                 packed = folder / "model.zip"
                 coreml.convert(proto, packed, encoding="float32", feeds=feeds)
@@ -186,6 +187,20 @@ def _source(wanted: str, model: BenchModel) -> Path:
             failed.write_text(error.message)
             raise
     return path
+
+
+def _name_tensors(path: Path) -> None:
+    """Names for all tensors: our writer leaves out those that nobody reads, and ai-edge-quantizer goes by them."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    for s, graph in enumerate(model.subgraphs):
+        for i, tensor in enumerate(graph.tensors):
+            tensor.name = tensor.name or f"{s}/{i}"
+    builder = flatbuffers.Builder(path.stat().st_size)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
 
 
 def _converter(wanted: str, model: BenchModel) -> str:

@@ -48,8 +48,23 @@ PACKAGES_CLUTTER = (
     # For PyPy.
     "zstandard/_cffi*",
 )
-# The compressor quantizes, and onnxruntime.quantization imports onnxruntime.transformers.
-ROLE_CLUTTER = {"agent": ("onnxruntime/quantization", "onnxruntime/transformers")}
+#: The compressor quantizes, and onnxruntime.quantization imports onnxruntime.transformers; and it reads TFLite's schema. Of
+#: LiteRT the agent needs the interpreter alone, which is in libpywrap_litert_common: not its other interface (libLiteRt), nor
+#: what compiles for accelerators, nor what only these import.
+ROLE_CLUTTER = {
+    "agent": (
+        "ai_edge_litert/*_pb2.py",
+        "ai_edge_litert/aot",
+        "ai_edge_litert/libLiteRt*",
+        "ai_edge_litert/schema_py_generated.py",
+        "ai_edge_litert/tflite",
+        "ai_edge_litert/vendors",
+        "ml_dtypes",
+        "onnxruntime/quantization",
+        "onnxruntime/transformers",
+        "tqdm",
+    )
+}
 #: Below the base's root, whether Debian's Python or the official image's. Copyright files stay, as their licences ask.
 BASE_CLUTTER = (
     "dev/*",

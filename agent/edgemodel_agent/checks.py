@@ -89,14 +89,19 @@ def limits_of(golden: Golden, health: HealthCheck, budget: Budget | None = None)
     tolerance = health.golden.tolerance
     if tolerance is not None:
         golden = golden.replace(max_error=quantities.parse_percent(tolerance))
-    memory = [m for m in (health.max_memory, budget.max_memory if budget else None) if m is not None]
     return Limits(
         golden=golden,
         latency_median=_seconds(budget.max_latency if budget else None),
         latency_p99=_seconds(health.max_latency_p99),
-        memory=min((quantities.parse_quantity(m) for m in memory), default=None),
+        memory=memory_of(health, budget),
         timeout=quantities.parse_duration(health.timeout).total_seconds(),
     )
+
+
+def memory_of(health: HealthCheck, budget: Budget | None = None) -> int | None:
+    """The tighter of the two memory limits, in bytes; None: there is none."""
+    given = (health.max_memory, budget.max_memory if budget else None)
+    return min((quantities.parse_quantity(m) for m in given if m is not None), default=None)
 
 
 def _seconds(text: str | None) -> float | None:

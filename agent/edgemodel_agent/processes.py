@@ -170,12 +170,14 @@ def spawn(
     control: Path,
     log: Path,
     threads: int | None = None,
+    memory: int | None = None,
     fault: str | None = None,
 ) -> ServerProcess:
     """Start a server that loads `model`, checked by the caller, and answers on `control` but not yet on `listener`."""
     command = [sys.executable, "-m", SERVER_MODULE, "--model", str(model), "--name", name, "--version", version]
     command += ["--listen-fd", str(listener.fileno()), "--control", str(control)]
     command += ["--threads", str(threads)] if threads else []
+    command += ["--max-memory-bytes", str(memory)] if memory else []
     command += ["--fault", fault] if fault else []
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)  # the last start's may still be written to

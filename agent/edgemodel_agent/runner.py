@@ -17,7 +17,7 @@ from edgemodel_api.errors import EdgeModelError, RefusedError
 from edgemodel_api.quantities import parse_duration
 
 from . import decide, jobs, report, work
-from .checks import CheckFailedError
+from .checks import CheckFailedError, memory_of
 from .decide import Action, Facts, Work
 from .faults import Fault
 from .fetch import failure_of, next_retry
@@ -200,9 +200,10 @@ class ModelRunner:
             self.node.metrics.restarts.labels(*self._labels).inc()
 
     def _begin_start(self, deployed: Deployed, listener: socket.socket | None) -> None:
-        timeout = 60.0
+        timeout, memory = 60.0, None
         if self.desired is not None:
             timeout = parse_duration(self.desired.health_check.timeout).total_seconds()
+            memory = memory_of(self.desired.health_check, self.desired.budget)
         body = partial(
             work.restart,
             self.node,
@@ -211,6 +212,7 @@ class ModelRunner:
             listener=listener,
             folder=self.folder,
             timeout=timeout,
+            memory=memory,
         )
         self.upkeep = jobs.start(Job(Work.START, deployed.target.digest, listener), body, self.node.wake)
 

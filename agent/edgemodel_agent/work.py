@@ -54,9 +54,10 @@ def launch(
     target: ArtifactTarget,
     loaded: Loaded,
     listener: socket.socket,
+    memory: int | None = None,
     rehearsal: Rehearsal | None = None,
 ) -> ServerProcess:
-    """Start a server of a variant whose files were verified just now; the job owns it."""
+    """Start a server of a variant whose files were verified just now; the job owns it. `memory`: its limit, in bytes."""
     job.check_cancelled()
     fault = None
     if rehearsal is not None and rehearsal.fault is not Fault.NO_DISK:
@@ -71,6 +72,7 @@ def launch(
             control=node.runtime / control_name(key, target.digest),
             log=log_path(node.options.root, key, target.digest),
             threads=node.options.server_threads,
+            memory=memory,
             fault=fault,
         )
     )
@@ -110,10 +112,17 @@ def check(
 ) -> Checked:
     """Verify, start beside what runs, run all checks. The server that passed is handed to the loop, not yet accepting."""
     loaded = node.store.load(desired.target.digest)
-    server = launch(
-        node, job, key=desired.key, target=desired.target, loaded=loaded, listener=listener, rehearsal=rehearsal
-    )
     limits = limits_of(loaded.golden_spec, desired.health_check, desired.budget)
+    server = launch(
+        node,
+        job,
+        key=desired.key,
+        target=desired.target,
+        loaded=loaded,
+        listener=listener,
+        memory=limits.memory,
+        rehearsal=rehearsal,
+    )
     if desired.target.digest not in node.state.served:
         # What served here before has passed: a node that is put back must not be held up by a slow day.
         limits = dataclasses.replace(limits, trial=trial_of(desired.target))
@@ -126,7 +135,15 @@ def check(
 
 
 def restart(
-    node: Node, job: Job, *, key: str, deployed: Deployed, listener: socket.socket | None, folder: Path, timeout: float
+    node: Node,
+    job: Job,
+    *,
+    key: str,
+    deployed: Deployed,
+    listener: socket.socket | None,
+    folder: Path,
+    timeout: float,
+    memory: int | None = None,
 ) -> ServerProcess | None:
     """Bring the committed variant up again: verify, start, accept (Files mode: lay it down again)."""
     loaded = node.store.load(deployed.target.digest)
@@ -134,7 +151,16 @@ def restart(
         lay_down(folder, deployed.target, loaded.model, loaded.data, name=loaded.name)
         return None
     rehearsal = node.rehearses(deployed.target.digest)
-    server = launch(node, job, key=key, target=deployed.target, loaded=loaded, listener=listener, rehearsal=rehearsal)
+    server = launch(
+        node,
+        job,
+        key=key,
+        target=deployed.target,
+        loaded=loaded,
+        listener=listener,
+        memory=memory,
+        rehearsal=rehearsal,
+    )
     try:
         Checker(server, timeout, job.check_cancelled).wait_ready()
         listener.listen(BACKLOG)

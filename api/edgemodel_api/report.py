@@ -129,6 +129,22 @@ class Layer(StatusModel):
     quantized_latency_seconds: float | None = Field(None, description="The same layer in the chosen candidate.")
 
 
+class Original(StatusModel):
+    """A source that is no ONNX file: how far the ONNX model that was made of it is from it."""
+
+    format: Format
+    sha256: str
+    file_bytes: int = 0
+    ran_with: str = Field("", description="What ran the file, such as `LiteRT 2.3.0`.")
+    cases: int = 0
+    max_error: float | None = Field(
+        None, description="Largest over the outputs of mean ‖onnx − original‖₂ / ‖original‖₂."
+    )
+    agreement: float | None = Field(None, description="Share of the cases with the same arg max.")
+    tolerance: float | None = Field(None, description="The largest error that is allowed.")
+    notes: tuple[str, ...] = Field((), description="What the reading decided.")
+
+
 class Conversion(StatusModel):
     """A float model as a file of another format, beside the ONNX model that it was made of, on the golden cases."""
 
@@ -178,6 +194,7 @@ class CompressionReport(StatusModel):
     objective: str = ""
     formats: tuple[Format, ...] = Field((Format.ONNX,), description="What files the artifact holds.")
     source: Measurement
+    original: Original | None = Field(None, description="The user's file, where that was no ONNX file.")
     candidates: tuple[Candidate, ...] = ()
     layers: tuple[Layer, ...] = ()
     conversions: tuple[Conversion, ...] = ()

@@ -37,7 +37,8 @@ def model_file(model: Any, folder: Path, what: str = "model") -> Path:
             f"{what} is a {type(model).__module__}.{type(model).__qualname__}: give the path of an ONNX or TFLite file, or an"
             " onnx.ModelProto (torch.onnx.export and skl2onnx.to_onnx make one)"
         )
-    dest = folder / f"{name_of(Path(f'{model.graph.name}.onnx')) if model.graph.name else what}.onnx"
+    name = name_of(Path(f"{model.graph.name.replace('/', '-')}.onnx")) if model.graph.name else what
+    dest = folder / f"{name}.onnx"
     try:
         dest.write_bytes(model.SerializeToString(deterministic=True))
     except Exception as error:  # protobuf's own kinds of error, by its implementation

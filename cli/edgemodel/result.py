@@ -13,15 +13,14 @@ from rich.console import Console
 
 from edgemodel_agent import hardware
 from edgemodel_agent.files import write_atomic
-from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError, RefusedError
+from edgemodel_api.formats import Format
 from edgemodel_api.quantities import format_bytes, format_seconds
-from edgemodel_api.report import Candidate, CompressionReport
+from edgemodel_api.report import Candidate, CompressionReport, Conversion
 from edgemodel_cli import tables
 from edgemodel_cli.compression import Compression
 from edgemodel_cli.results import SOURCE
 
-SUFFIXES = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite", Format.COREML: ".mlpackage.zip"}
 #: Rows that a notebook shows: the source, what was chosen, the front, then the nearest of the rest.
 SHOWN = 12
 
@@ -31,6 +30,7 @@ class CandidateRow:
     """The source, or one way to compress it. `pandas.DataFrame(done.candidates)` makes a table of them.
 
     Attributes:
+        format: ONNX, TFLite or CoreML.
         size_bytes: stored, which is what a node downloads.
         file_bytes: of the file.
         smaller: times that it is smaller than the source, both stored.
@@ -44,6 +44,7 @@ class CandidateRow:
     """
 
     name: str
+    format: str
     encoding: str
     recipe: str
     size_bytes: int | None
@@ -93,6 +94,7 @@ class Findings:
         rows = [
             _row(c, report, good=c.accepted and not (here in c.platforms and c.refusals)) for c in report.candidates
         ]
+        rows += [_conversion(c, report) for c in report.conversions]
         rows.sort(key=lambda r: (not r.chosen, not r.accepted, r.size_bytes or 1 << 62, r.name))
         return (_source(report, self._done.platforms), *rows)
 
@@ -135,19 +137,26 @@ class Compressed(Findings):
     Attributes:
         out: the folder: an OCI image layout with the model files, report.json and report.html beside it.
         path: the best file for this machine, or for the first target, if this machine is none.
-        files: format → its file, as `path`.
-        targets: platform → the best file for it.
+        files: format (ONNX, TFLite, CoreML) → its best file, as `path`.
+        targets: platform → the best file for it; this machine's first.
+        digest: of the artifact's index; the same inputs give the same.
         reference: of the artifact: `oci-layout://OUT:REVISION`, for oras and skopeo.
     """
 
     def __init__(self, done: Compression) -> None:
         super().__init__(done)
         self.out = done.out
+        self.digest = str(done.result.digest)
         self.reference = str(done.reference)
-        self.targets = {platform: done.out / file.name for platform, file in done.files.items()}
         here = hardware.detect().platform
-        self.path = self.targets.get(here) or next(iter(self.targets.values()))
-        self.files = _per_format(done.out, self.path)
+        platforms = sorted(done.files, key=lambda platform: platform != here)
+        self.targets = {platform: done.out / done.files[platform].name for platform in platforms}
+        self.path = self.targets[platforms[0]]
+        self.files: dict[str, Path] = {}
+        for platform in platforms:
+            file = done.files[platform]
+            for one in (file, *file.beside):
+                self.files.setdefault(one.format.value, done.out / one.name)
 
     def _told(self) -> Iterator[str]:
         for format_name, path in self.files.items():
@@ -162,22 +171,6 @@ class CompressionRefusedError(RefusedError, Findings):
         Findings.__init__(self, done)
 
 
-def _per_format(out: Path, best: Path) -> dict[str, Path]:
-    """The files that lie in the folder, by format; of several for one format, that of the best file's platform."""
-    found: dict[str, Path] = {}
-    stem = _stem(best)
-    for kind, suffix in SUFFIXES.items():
-        files = sorted(p for p in out.iterdir() if p.name.endswith(suffix) and p.is_file())
-        mine = [p for p in files if _stem(p) == stem]
-        if files:
-            found[kind.value] = (mine or files)[0]
-    return found
-
-
-def _stem(path: Path) -> str:
-    return next((path.name.removesuffix(s) for s in SUFFIXES.values() if path.name.endswith(s)), path.stem)
-
-
 def _source(report: CompressionReport, platforms: tuple[str, ...]) -> CandidateRow:
     source = Candidate(name=SOURCE, encoding="float32", platforms=platforms, measurement=report.source, accepted=True)
     return _row(source, report, good=True)
@@ -187,6 +180,7 @@ def _row(candidate: Candidate, report: CompressionReport, *, good: bool) -> Cand
     m, source = candidate.measurement, report.source
     return CandidateRow(
         name=candidate.name,
+        format=Format.ONNX.value,
         encoding=candidate.encoding,
         recipe="; ".join(candidate.recipe),
         size_bytes=m.size_bytes if m else None,
@@ -204,6 +198,30 @@ def _row(candidate: Candidate, report: CompressionReport, *, good: bool) -> Cand
         platforms=candidate.platforms,
         hardware_classes=candidate.hardware_classes,
         why="; ".join(f"{r.gate}: {r.message}" for r in candidate.refusals),
+    )
+
+
+def _conversion(c: Conversion, report: CompressionReport) -> CandidateRow:
+    return CandidateRow(
+        name=c.name,
+        format=c.format,
+        encoding=c.encoding,
+        recipe=f"{c.candidate} as {c.format}",
+        size_bytes=c.size_bytes or None,
+        file_bytes=c.file_bytes or None,
+        smaller=report.source.size_bytes / c.size_bytes if c.size_bytes else None,
+        quality=c.quality,
+        quality_drop=c.quality_drop,
+        latency_seconds=None,
+        slowdown=None,
+        memory_bytes=None,
+        sparsity=None,
+        accepted=c.accepted,
+        chosen=False,
+        on_front=False,
+        platforms=c.platforms,
+        hardware_classes=(),
+        why=c.message,
     )
 
 

@@ -20,7 +20,7 @@ _EXPORTS = {
     "OpenVINO": ((".bin", ".xml"), "the framework that the model was trained with"),
     "Paddle": ((".pdmodel", ".pdiparams"), "paddle2onnx"),
 }
-_MODELS = (".onnx", ".tflite")
+MODEL_SUFFIXES = (".onnx", ".tflite")
 
 
 def check_model(path: Path, shown: Path, option: str) -> None:
@@ -38,7 +38,7 @@ def check_model(path: Path, shown: Path, option: str) -> None:
     for framework, (suffixes, how) in _EXPORTS.items():
         if suffix in suffixes:
             raise InputError(f"{option}{shown} is a {framework} file, and ONNX or TFLite is read: export it with {how}")
-    _check_there(path, shown, option, "model", _MODELS)
+    _check_there(path, shown, option, "model", MODEL_SUFFIXES)
 
 
 def check_data(path: Path, shown: Path, option: str) -> None:

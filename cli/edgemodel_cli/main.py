@@ -143,7 +143,7 @@ def run(
     )
 
 
-BUDGET, STEPS, SEARCH = "Budget", "Steps, instead of a search", "Search"
+DATA, BUDGET, STEPS, SEARCH = "Data", "Budget", "Steps, instead of a search", "Search"
 
 
 @app.command()
@@ -179,20 +179,33 @@ def compress(
         typer.Option("--format", help="ONNX, TFLite or CoreML; repeatable. Default: ONNX.", show_default=False),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help=".npz: an array for each input, by its name, and the labels.")
+        Path | None,
+        typer.Option(help=".npz: an array for each input, by its name, and the labels.", rich_help_panel=DATA),
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Name of the label array in --validation.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Top1, TopK, F1, Cosine or MeanSquaredError.")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="For --metric TopK; 5 by default.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Name of the label array in --validation.", rich_help_panel=DATA)
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Top1, TopK, F1, Cosine or MeanSquaredError.", rich_help_panel=DATA)
+    ] = None,
+    k: Annotated[int | None, typer.Option("--k", help="For --metric TopK; 5 by default.", rich_help_panel=DATA)] = None,
     judged_output: Annotated[
-        str | None, typer.Option(help="Name of the model's output that is judged; the first by default.")
+        str | None,
+        typer.Option(help="Name of the model's output that is judged; the first by default.", rich_help_panel=DATA),
     ] = None,
-    calibration: Annotated[Path | None, typer.Option(help=".npz: an array for each input, by its name.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help=".npz: an array for each input, by its name.", rich_help_panel=DATA)
+    ] = None,
     training: Annotated[
         Path | None,
-        typer.Option(help=".npz to learn from: an array for each input, by its name, and labels where there are some."),
+        typer.Option(
+            help=".npz to learn from: an array for each input, by its name, and labels where there are some.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    training_labels: Annotated[str | None, typer.Option(help="Name of the label array in --training.")] = None,
+    training_labels: Annotated[
+        str | None, typer.Option(help="Name of the label array in --training.", rich_help_panel=DATA)
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="Smallest or Fastest.", rich_help_panel=BUDGET)] = None,
     max_quality_drop: Annotated[
         str | None, typer.Option(help="Relative to the source, such as 0.5%; 1% by default.", rich_help_panel=BUDGET)
@@ -258,8 +271,9 @@ def compress(
 
     edgemodel compress model.onnx --max-quality-drop 0.5% --validation v.npz --labels y --target linux/arm64
 
-    OUT is an OCI image layout (oras and skopeo read it), tagged with the revision, and has beside it NAME.onnx (the
-    best variant, to load at once), report.json and report.html. It appears when all of it is complete.
+    OUT is an OCI image layout (oras and skopeo read it), tagged with the revision, and has beside it NAME.onnx (or
+    .tflite, .mlpackage.zip: the best variant of each format, to load at once), report.json and report.html. It appears
+    when all of it is complete.
     """
     from .commands import compress as command
     from .model_options import ModelOptions, edge_model, given, manifest_text
@@ -296,10 +310,12 @@ def compress(
     }
     if model is None:
         if words := given(said):
-            where = "with -f they are in the manifest" if file is not None else "they say something of a model"
-            raise InputError(
-                f"{', '.join(words)}: {where}; without a manifest, name the model: edgemodel compress model.onnx …"
+            what = (
+                "with -f this is in the manifest"
+                if file is not None
+                else "name a model: edgemodel compress model.onnx …"
             )
+            raise InputError(f"{', '.join(words)}: {what}")
         if file is not None and show_manifest:
             raise InputError(
                 f"--show-manifest prints the manifest that options stand for, and {file} is one already: edgemodel validate"

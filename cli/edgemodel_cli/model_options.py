@@ -148,7 +148,14 @@ def edge_model(options: ModelOptions) -> EdgeModel:
     """
     value = manifest_of(options)
     try:
-        return EdgeModel.model_validate_json(json.dumps(value), strict=True, by_alias=True, by_name=False)
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        for name, field in ((n, getattr(options, n)) for n in (*FIELDS, *STEPS, "steps")):
+            if not _is_text(field):
+                raise InputError(f"{flag(name)} {field!r}: give texts and numbers, as in a manifest") from None
+        raise
+    try:
+        return EdgeModel.model_validate_json(text, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         complaints = explain(error, value)
         raise InputError(
@@ -227,7 +234,7 @@ def _field_names() -> list[tuple[re.Pattern[str], str]]:
 def _check_together(options: ModelOptions) -> None:
     judged = {name: getattr(options, name) for name in ("labels", "metric", "k", "judged_output")}
     if options.validation is None and (words := given(judged)):
-        raise InputError(f"{', '.join(words)}: said of how --validation FILE is judged: give that file too")
+        raise InputError(f"{' and '.join(words)} say how --validation FILE is judged: give that file too")
     if options.training is None and options.training_labels:
         raise InputError("--training-labels names an array of --training FILE: give that file too")
     for step, name in (("prune", "structure"), ("prune", "recover_epochs"), ("quantize", "activations")):
@@ -237,6 +244,11 @@ def _check_together(options: ModelOptions) -> None:
     made = _steps(options)
     if options.steps and made:
         raise InputError(f"steps are all steps: put {', '.join(next(iter(s)) for s in made)} among them")
+    shares = {name: getattr(options, name) for name in ("student_width", "student_depth", "student_rank")}
+    if options.student is not None and (words := given(shares)):
+        raise InputError(
+            f"--student {options.student} is the whole student, and {', '.join(words)} would derive one: give one of them"
+        )
     for each in made:
         if "distill" in each and not each["distill"].get("student"):
             raise InputError(
@@ -273,6 +285,15 @@ def _steps(options: ModelOptions) -> list[dict[str, Any]]:
     return [{step: fields} for step, fields in steps.items()]
 
 
+def _is_text(value: Any) -> bool:
+    """Whether a manifest can hold it."""
+    try:
+        json.dumps(_plain(value))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return _uri(value)
@@ -294,16 +315,19 @@ def _option(options: ModelOptions, manifest: dict[str, Any], path: tuple[str | i
     inside = tuple(path[1:]) if path[:1] == ("spec",) else ()
     for name, field in FIELDS.items():
         if inside[: len(field)] == field:
-            value = getattr(options, name)
-            index = inside[len(field) :][:1]
-            return f"{flag(name)} {value[index[0]] if index and isinstance(value, tuple) else value}"  # type: ignore[index]
+            value, index = getattr(options, name), inside[len(field) :][:1]
+            if isinstance(value, tuple):
+                value = value[int(index[0])] if index else " ".join(value)
+            return f"{flag(name)} {value}"
     if inside[:2] == ("compression", "steps") and not options.steps:
         for name, field in (*STEPS.items(), ("prune", _PATTERN)):
             if inside[3 : 3 + len(field)] == field and not isinstance(getattr(options, name), Mapping):
                 return f"{flag(name)} {getattr(options, name)}"
         step = inside[3] if len(inside) > 3 else next(iter(manifest["spec"]["compression"]["steps"][inside[2]]), "")
         return ".".join((f"--{step}", *(str(part) for part in inside[4:])))
-    return ".".join(str(part) for part in path)
+    if inside[:2] == ("compression", "steps"):
+        inside = inside[1:]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside or path).removeprefix(".")
 
 
 _FIELD_NAMES = _field_names()

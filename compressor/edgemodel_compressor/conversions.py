@@ -8,14 +8,14 @@ give the same artifact; how fast it is, the trial on each kind of node finds out
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgemodel_api import reasons
 from edgemodel_api.artifact import Golden
-from edgemodel_api.edgemodel import Budget, Format
+from edgemodel_api.edgemodel import Budget, Format, Precision
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobSpec, Progress
 from edgemodel_api.quantities import format_bytes, parse_percent
@@ -24,10 +24,11 @@ from edgemodel_oci.artifact import packed_size
 from edgemodel_oci.golden import GoldenScore, compare_outputs, run_cases
 
 from . import gates
+from .bench import Outcome
 from .build import CALIBRATION_SAMPLES
 from .evaluate.metrics import agreement_judge
 from .evaluate.runner import Arrays, runner
-from .formats import others
+from .formats import others, plain
 from .formats.equivalence import compare_answers
 from .formats.onnx_model import open_session
 from .formats.writers import FLOAT32, WRITERS, Writer, Written, file_name
@@ -162,7 +163,7 @@ class Converter:
                 row=row.replace(
                     size_bytes=packed_size(written.path, wanted),
                     file_bytes=written.path.stat().st_size,
-                    notes=written.notes,
+                    notes=tuple(map(plain, written.notes)),
                 ),
             )
             made = self._judged(made, writer, written, base)
@@ -171,7 +172,7 @@ class Converter:
                 raise
             if made.path is not None:
                 made.path.unlink(missing_ok=True)
-            made = replace(made, path=None, row=made.row.replace(accepted=False, message=error.message))
+            made = replace(made, path=None, row=made.row.replace(accepted=False, message=plain(error.message)))
         self.report(Progress(stage="convert", message=f"{label}: {_said(made.row, self.plan.lab.bench.source)}"))
         return made
 
@@ -258,6 +259,19 @@ def variant_name(wanted: Format, encoding: str, base: str) -> str:
     return text[:NAME_LIMIT].rstrip("-")
 
 
+def stood_on(outcomes: Iterable[Outcome]) -> Outcome | None:
+    """The best ONNX recipe that other formats could store alike: the smallest without 4-bit numbers, else the smallest.
+
+    (A mixture with 4-bit numbers is often the smallest unpruned; in 8 bits the pruned one is smaller.)
+    """
+
+    def rank(o: Outcome) -> tuple[bool, int, str]:
+        fine = any(q.step.precision is Precision.INT4 for q in o.recipe.quantizes)
+        return fine, o.size_bytes, o.name
+
+    return min(outcomes, key=rank, default=None)
+
+
 def converted(converter: Converter, reshapes: tuple[Reshape, ...], model: Any, *, sparse: bool) -> tuple[Made, ...]:
     """Every format's files: the source's stand-in where no ONNX file is wanted, then those of the float model. Where one of
     these breaks the budget (the best ONNX recipe may have spent it on pruning), those of the source too.
@@ -279,14 +293,21 @@ def converted(converter: Converter, reshapes: tuple[Reshape, ...], model: Any, *
         source = Base((), whole(prepared.model, "another format"))
     found: list[Made] = []
     for wanted in others(formats):
-        alone = Format.ONNX not in formats
-        if alone:
-            found.append(converter.source(wanted, source))
-        made = converter.encodings(wanted, base, without=[FLOAT32] if alone and base is source else [])
-        if base is not source and not all(m.row.accepted for m in made):
-            made += converter.encodings(wanted, source, without=[FLOAT32])
-        found += made
+        try:
+            found += _of_format(converter, wanted, base, source)
+        finally:
+            WRITERS[wanted].close()
     return tuple(found)
+
+
+def _of_format(converter: Converter, wanted: Format, base: Base, source: Base) -> Iterator[Made]:
+    alone = Format.ONNX not in converter.job.formats
+    if alone:
+        yield converter.source(wanted, source)
+    made = converter.encodings(wanted, base, without=[FLOAT32] if alone and base is source else [])
+    yield from made
+    if base is not source and not all(m.row.accepted for m in made):
+        yield from converter.encodings(wanted, source, without=[FLOAT32])
 
 
 def picked(made: Sequence[Made], share: Mapping[Format, int]) -> tuple[Made, ...]:

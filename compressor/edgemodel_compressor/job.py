@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from edgemodel_api.edgemodel import RemoteFile
 from edgemodel_api.edgemodel_status import ANNOTATION_RETRY
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobSpec, Progress
+from edgemodel_api.report import Original as Row
 from edgemodel_oci.descriptor import is_platform
 from edgemodel_oci.reference import Reference, is_tag
 
@@ -25,6 +26,7 @@ from .data import Dataset, open_dataset, synthetic
 from .formats import check_formats
 from .formats.onnx_model import SourceModel, load_model
 from .formats.probe import probe
+from .original import Limits, Original, as_onnx, verified
 from .progress import Report, counter
 from .sources import Fetched, check_credentials, fetch_source
 
@@ -49,6 +51,7 @@ class Inputs:
         files: everything that was fetched, by what it is for; the source's external data are in `model.sha256`.
         calibrated: whether `calibration` is real data: ranges of random numbers mean nothing.
         warnings: for the report.
+        original: the file that the user gave, where that is no ONNX file.
     """
 
     model: SourceModel
@@ -59,6 +62,12 @@ class Inputs:
     files: Mapping[str, Path]
     calibrated: bool
     warnings: tuple[str, ...]
+    original: Row | None = None
+
+    @property
+    def source_sha256(self) -> str:
+        """Of the file that the user gave."""
+        return self.original.sha256 if self.original is not None else self.model.sha256
 
 
 def check_supported(job: JobSpec) -> Reference:
@@ -116,8 +125,8 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
         with _named(job, what):
             fetched[what] = _fetch(job, what, remote, work_dir, report)
     report(Progress(stage="load"))
-    source = fetched["source"]
     with _about(job.source):
+        source, original = as_onnx(fetched["source"], work_dir, LIMITS)
         memory.check(source.path, job.compression.steps, folder=source.folder)
         model = load_model(
             source.path,
@@ -132,6 +141,8 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
     report(Progress(stage="probe", message="first run, in a process of its own"))
     with _about(job.source):
         _try(model, inputs.validation, work_dir, job.seed)
+        if original is not None:
+            inputs = _beside(original, inputs, work_dir, job.seed)
     for index, student in students.items():
         with _about_student(index):
             _try(student, inputs.validation, work_dir, job.seed)
@@ -147,6 +158,13 @@ def _try(model: SourceModel, data: Dataset, work_dir: Path, seed: int) -> None:
         timeout=probe_timeout(model.size_bytes),
         feeds=data.take(model.fixed_batch or 1, seed),
     )
+
+
+def _beside(original: Original, inputs: Inputs, work_dir: Path, seed: int) -> Inputs:
+    """With how far the model is from the file that it was made of."""
+    data = (inputs.validation, inputs.calibration)
+    row, said = verified(original, data, inputs.model.inputs, work_dir=work_dir, limits=LIMITS, seed=seed)
+    return replace(inputs, original=row, warnings=(*said, *inputs.warnings))
 
 
 @contextmanager
@@ -182,6 +200,10 @@ def probe_timeout(size: int) -> float:
     return PROBE_TIMEOUT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
 
 
+#: Of the process that runs a file of another format beside what was made of it.
+LIMITS = Limits(probe_memory, probe_timeout)
+
+
 def _field(what: str) -> str:
     """How messages name one of `JobSpec.files`."""
     return what if what == "source" or what.startswith(_STUDENT) else f"data.{what}"
@@ -193,8 +215,9 @@ def _students(job: JobSpec, fetched: Mapping[str, Fetched], work_dir: Path) -> d
         if what.startswith(_STUDENT):
             index = int(what.removeprefix(_STUDENT))
             with _about_student(index):
+                model, _ = as_onnx(file, work_dir, LIMITS)
                 found[index] = load_model(
-                    file.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=file.folder
+                    model.path, work_dir=work_dir, max_bytes=job.max_source_bytes, external_dir=model.folder
                 )
     return found
 

@@ -23,7 +23,7 @@ from edgemodel_oci.repository import open_repository
 from . import choose, stored, summary
 from .bench import Outcome
 from .candidates import mixed, recipes_for
-from .conversions import Converter, Made, converted, picked
+from .conversions import Converter, Made, converted, picked, stood_on
 from .deadline import TimeUpError
 from .evaluate.quality import label_warning
 from .evaluate.runner import runner
@@ -153,18 +153,18 @@ class _Run:
         )
         # What is not stored need not be run on other kinds of CPU.
         verified = verifier.verified if self.onnx else _as_it_is
-        count = self.shares.get(Format.ONNX, 1)
+        count = self.shares.get(Format.ONNX, choose.slots(len(self.job.platforms)))
         return Finals(self.lab, self.job.platforms, verified, self.progress, count)
 
     def conversions(self, finalists: Finalists) -> tuple[Made, ...]:
-        """Files of the other formats, judged; the float model is that of the smallest ONNX finalist.
+        """Files of the other formats, judged; the float model is the one that `stood_on` stands on.
 
         Raises:
             InputError: no ONNX files are wanted, and the source cannot be converted; or the disk is full.
         """
         if not others(self.job.formats):
             return ()
-        best = min((o for some in finalists.values() for o in some), key=lambda o: (o.size_bytes, o.name), default=None)
+        best = stood_on(o for some in finalists.values() for o in some)
         reshapes = best.recipe.reshapes if best is not None else self._declared()
         try:
             base = self.lab.builder.float_model(reshapes)
@@ -175,6 +175,12 @@ class _Run:
             reshapes, base = (), self.lab.builder.float_model(())
         converter = Converter(self.job, self.plan, self.progress, lambda: time.monotonic() >= self._late)
         made = converted(converter, reshapes, base.model, sparse=bool(base.sparsity))
+        if any(m.format is Format.COREML and m.path is not None for m in made):
+            self.told.warn(
+                "Core ML was not run: its packages are interpreted on the"
+                f" {self.plan.golden.cases} golden cases, and their quality drop is the share of the source's answers to these"
+                " that they change; try them on a device"
+            )
         if converter.skipped:
             self.told.warn(
                 f"formats: {converter.skipped} files were not made, as the Job's {self.job.deadline_seconds:.0f} s were"

@@ -313,6 +313,7 @@ class PlayedAgent:
             EdgeNodeStatus(
                 observed_generation=desired.generation if desired is not None else 0,
                 hardware=Hardware(platform="linux/amd64", hardware_class=HardwareClass.AMD64_VNNI),
+                runtimes={"onnxruntime": "1.32.0"},
                 last_report_time=now,
                 models=tuple(self._model(m, now) for m in models),
                 trials=tuple(self._trial(t) for t in trials),

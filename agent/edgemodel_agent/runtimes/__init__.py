@@ -15,7 +15,7 @@ TFLITE_MAGIC = b"TFL3"
 ZIP_MAGIC = b"PK\x03\x04"
 
 
-def load(path: Path, *, threads: int = 1, copies: int = 1) -> Runtime:
+def load(path: Path, *, threads: int = 1, copies: int = 1, memory: int | None = None) -> Runtime:
     """Load a model file with the runtime of its format; the runtime's library is imported only now.
 
     Args:
@@ -23,6 +23,7 @@ def load(path: Path, *, threads: int = 1, copies: int = 1) -> Runtime:
             TFLite, else ONNX (which has no signature of its own).
         threads: threads of one inference.
         copies: inferences that may run at once, where each needs memory of its own (an ONNX session takes any number).
+        memory: bytes that the process should not grow beyond for that; None: no limit.
 
     Raises:
         InputError: the format has no runtime here, or the runtime cannot load the file.
@@ -31,7 +32,7 @@ def load(path: Path, *, threads: int = 1, copies: int = 1) -> Runtime:
     if head[4:8] == TFLITE_MAGIC:
         from .tflite import TfliteRuntime
 
-        return TfliteRuntime.load(path, threads=threads, copies=copies)
+        return TfliteRuntime.load(path, threads=threads, copies=copies, memory=memory)
     if head.startswith(ZIP_MAGIC):
         raise InputError(
             "it is a zip, as Core ML packages are, and nodes have no runtime for those: give a TFLite or an ONNX file"

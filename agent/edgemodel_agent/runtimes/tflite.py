@@ -1,11 +1,13 @@
 """TFLite models, by LiteRT (package ai-edge-litert), or by its predecessor tflite-runtime where only that has a wheel.
 
 An interpreter runs one inference at a time, so those that run at once have one each. They are made when they are needed:
-XNNPACK lays the weights out anew for each, which a node with one client need not hold twice.
+XNNPACK lays the weights out anew for each, which a node with one client need not hold twice, and one whose memory is
+limited may have no room for: then requests wait for each other.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,41 +44,89 @@ LIBRARIES = (
 )
 
 
-class TfliteRuntime:
-    """One file, and up to `copies` interpreters of it."""
+class Pool:
+    """Interpreters of one file, made when they are needed: at most `copies`, and no further one where memory is short."""
 
-    def __init__(self, make: Callable[[], Any], *, platform: str, version: str, copies: int) -> None:
+    def __init__(self, make: Callable[[], Any], first: Any, *, copies: int, room: Callable[[], bool]) -> None:
+        """Args:
+        make: another one.
+        first: the one that is there.
+        copies: at most.
+        room: whether there is memory for another one.
+        """
+        self._make, self._idle, self._there, self._room = make, [first], 1, room
+        self._copies = max(1, min(copies, MAX_COPIES))
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def one(self) -> Iterator[Any]:
+        """The one that rested last, else a new one, else the next that is free. One that fails is not used again."""
+        found = self._take()
+        try:
+            if found is None:
+                found = self._make()
+            yield found
+        except BaseException:
+            with self._changed:
+                self._there -= 1
+                self._changed.notify()
+            raise
+        with self._changed:
+            self._idle.append(found)
+            self._changed.notify()
+
+    def _take(self) -> Any | None:
+        with self._changed:
+            while not self._idle:
+                if self._there == 0 or (self._there < self._copies and self._room()):
+                    self._there += 1
+                    return None
+                self._changed.wait()
+            return self._idle.pop()
+
+
+class TfliteRuntime:
+    """One file, and as many interpreters of it as run at once."""
+
+    def __init__(
+        self, make: Callable[[], Any], *, platform: str, version: str, copies: int = 1, memory: int | None = None
+    ) -> None:
         """Args:
         make: a new interpreter of the file.
         platform: as metadata call the library.
         version: of the library.
         copies: interpreters at most.
+        memory: bytes that the process should not grow beyond for more than one; None: no limit.
 
         Raises:
             InputError: the file has no signature, or a tensor that cannot be served.
         """
         self.platform, self.version = platform, version
-        self._make = make
+        before = resident_bytes()
         first = make()
-        self._key = _signature(first)
+        key = _signature(first)
         try:
             # Laid out for the smallest batch: a file whose graph cannot be run does not count as loaded.
             first.allocate_tensors()
-            runner = first.get_signature_runner(self._key)
+            runner = first.get_signature_runner(key)
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
             self.inputs = _specs("input", inputs, first.get_input_details())
             self.outputs = _specs("output", outputs, first.get_output_details())
         except (ValueError, RuntimeError, MemoryError) as error:
             raise InputError(f"its graph cannot be prepared: {_words(error)}") from None
+        grown = max(0, resident_bytes() - before)
         self._names = [o.name for o in self.outputs]
         self._ranks = {name: len(detail["shape_signature"]) for name, detail in inputs.items()}
-        # The interpreter is held by its runner.
-        self._idle = [runner]
-        self._lock = threading.Lock()
-        self._free = threading.Semaphore(max(1, min(copies, MAX_COPIES)))
+        # An interpreter is held by its runner.
+        self._pool = Pool(
+            lambda: make().get_signature_runner(key),
+            runner,
+            copies=copies,
+            room=lambda: memory is None or resident_bytes() + grown <= memory,
+        )
 
     @classmethod
-    def load(cls, path: Path, *, threads: int, copies: int = 1) -> Self:
+    def load(cls, path: Path, *, threads: int, copies: int = 1, memory: int | None = None) -> Self:
         """Open the file with the library that is here.
 
         Raises:
@@ -91,7 +141,7 @@ class TfliteRuntime:
             except (ValueError, RuntimeError, OSError, TypeError) as error:
                 raise InputError(f"{said} cannot load it: {_words(error)}") from None
 
-        return cls(make, platform=library.platform, version=_version(library), copies=copies)
+        return cls(make, platform=library.platform, version=_version(library), copies=copies, memory=memory)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
         """One inference; inputs are resized to the batch that is given.
@@ -101,7 +151,7 @@ class TfliteRuntime:
         """
         given = {spec.name: self._checked(spec, feeds) for spec in self.inputs}
         names = self._names if outputs is None else list(outputs)
-        with self._runner() as runner:
+        with self._pool.one() as runner:
             try:
                 found = runner(**given)
             except (ValueError, RuntimeError, MemoryError) as error:
@@ -123,18 +173,6 @@ class TfliteRuntime:
                 f" {[-1 if d is None else d for d in spec.shape]} (-1: any from 1 on)"
             )
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-
-    @contextmanager
-    def _runner(self) -> Iterator[Any]:
-        """The interpreter that rested last, else a new one, else the next that is free. One that failed is not used again."""
-        with self._free:
-            with self._lock:
-                runner = self._idle.pop() if self._idle else None
-            if runner is None:
-                runner = self._make().get_signature_runner(self._key)
-            yield runner
-            with self._lock:
-                self._idle.append(runner)
 
 
 def _library() -> tuple[Library, Callable[..., Any]]:
@@ -181,6 +219,14 @@ def _spec(what: str, name: str, detail: Mapping[str, Any]) -> TensorSpec:
             " tensors of numbers"
         )
     return TensorSpec(name, datatype, tuple(int(d) if d > 0 else None for d in detail["shape_signature"]))
+
+
+def resident_bytes() -> int:
+    """Of this process; 0 where the kernel does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _words(error: BaseException) -> str:

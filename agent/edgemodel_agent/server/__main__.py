@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--control", required=True, type=Path, help="path of the control socket")
     top.add_argument("--threads", type=int, default=DEFAULT_THREADS, help="threads of one inference (%(default)s)")
     top.add_argument("--max-request-bytes", type=int, help="(16 MiB, or more where the model's input is larger)")
+    top.add_argument(
+        "--max-memory-bytes", type=int, help="what the process should not grow beyond where it has the choice"
+    )
     top.add_argument("--queue", type=int, default=QUEUE, help="requests that may wait; more get 503 (%(default)s)")
     top.add_argument("--fault", metavar="JSON", help="a fault to rehearse")
     return top
@@ -66,7 +69,7 @@ def build(given: argparse.Namespace) -> Service:
 
         misbehaviour = Misbehaviour(Rehearsal.parse(given.fault))
     began = time.monotonic()
-    runtime = runtimes.load(given.model, threads=given.threads, copies=workers())
+    runtime = runtimes.load(given.model, threads=given.threads, copies=workers(), memory=given.max_memory_bytes)
     metrics = ServerMetrics(
         model=given.name,
         version=given.version,

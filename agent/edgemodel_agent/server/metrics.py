@@ -65,7 +65,11 @@ class ServerMetrics:
             names,
             registry=self.registry,
         ).labels(*values)
-        Info("edgemodel_server_model", "The model that is served, and by which runtime.", registry=self.registry).info(
+        Info(
+            "edgemodel_server_model",
+            "The model that is served, and by which runtime, such as onnxruntime_onnx or litert_tflite.",
+            registry=self.registry,
+        ).info(
             {"name": model, "revision": version, "runtime": runtime, "runtime_version": runtime_version, "file": file}
         )
         self._values = values

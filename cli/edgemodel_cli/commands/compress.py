@@ -16,6 +16,7 @@ from edgemodel_cli.compression import Compression
 from edgemodel_cli.embedded.loop import InterruptedRunError
 from edgemodel_cli.embedded.out_folder import REPORT_HTML
 from edgemodel_cli.embedded.signals import exit_code
+from edgemodel_cli.given_files import MODEL_SUFFIXES
 from edgemodel_cli.manifest_file import ManifestFile, read_manifest
 from edgemodel_cli.model_options import ModelOptions, in_options, prepared
 from edgemodel_cli.progress import reporting
@@ -70,6 +71,10 @@ def _manifest(options: Options) -> ManifestFile:
     if options.model is None:
         if options.file is None:
             raise InputError("name a model (edgemodel compress model.onnx) or a manifest (-f FILE)")
+        if options.file.suffix.lower() in MODEL_SUFFIXES:
+            raise InputError(
+                f"-f {options.file}: a manifest is expected; for a model: edgemodel compress {options.file}"
+            )
         return read_manifest(options.file)
     if options.file is not None:
         raise InputError(f"both -f {options.file} and the model {options.model.model} were given: give one of them")
@@ -87,6 +92,10 @@ def _print(done: Compression, *, as_json: bool) -> None:
             "digest": result.digest,
             "reference": done.reference,
             "modelFiles": {platform: str(out / f.name) for platform, f in files.items()},
+            "formatFiles": {
+                platform: {f.format.value: str(out / f.name) for f in (file, *file.beside)}
+                for platform, file in files.items()
+            },
             "reason": "" if done.accepted else f"{result.reason}: {result.message}",
         }
         print(json.dumps(found, indent=2, ensure_ascii=False))
@@ -96,9 +105,9 @@ def _print(done: Compression, *, as_json: bool) -> None:
         console.print(tables.warnings_lines(report))
         console.print(tables.diagnosis_lines(report))
         for platform, file in files.items():
-            console.print(
-                f"{platform}: {out / file.name} ({file.variant})", markup=False, highlight=False, soft_wrap=True
-            )
+            for one in (file, *file.beside):
+                line = f"{platform}: {out / one.name} ({one.variant})"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         if done.accepted:
             where = f"Artifact: {done.reference}\nReport: {out / REPORT_HTML}"
             console.print(where, markup=False, highlight=False, soft_wrap=True)

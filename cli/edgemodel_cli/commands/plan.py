@@ -62,8 +62,8 @@ def plan(file: Path, count: int | None, nodes_file: Path | None, workdir: Path |
 
 
 def _as_node(node: LocalNode) -> EdgeNode:
-    """The node as it would report here: with this machine's hardware."""
-    status = EdgeNodeStatus(hardware=hardware.detect())
+    """The node as it would report here: with this machine's hardware and runtimes."""
+    status = EdgeNodeStatus(hardware=hardware.detect(), runtimes=hardware.installed_runtimes())
     return EdgeNode(metadata=ObjectMeta(name=node.name, labels=node.labels), status=status)
 
 

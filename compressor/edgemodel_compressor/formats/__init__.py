@@ -14,7 +14,7 @@ from edgemodel_api.reasons import NOT_SUPPORTED
 
 from .writers import WRITERS, Arrays
 
-__all__ = ["check_formats", "check_operators", "others"]
+__all__ = ["check_formats", "check_operators", "others", "plain"]
 
 #: What each writer imports, and the extra that brings it.
 _NEEDS = MappingProxyType(
@@ -22,7 +22,7 @@ _NEEDS = MappingProxyType(
 )
 #: Nodes that a message lists; more are counted.
 MOST_LISTED = 20
-_LONGEST = 200
+_LONGEST = 300
 
 
 def others(formats: Iterable[Format]) -> tuple[Format, ...]:
@@ -77,12 +77,15 @@ def check_operators(model: Any, formats: Iterable[Format], feeds: Arrays, *, wha
         if problems:
             more = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
             found.append(
-                f"{what} cannot be converted to {wanted.value}: {'; '.join(map(_cut, problems[:MOST_LISTED]))}{more}: take"
+                f"{what} cannot be converted to {wanted.value}: {'; '.join(map(plain, problems[:MOST_LISTED]))}{more}: take"
                 f" {wanted.value} out of spec.formats, or export the model without {'this' if len(problems) == 1 else 'these'}"
             )
     if found:
         raise InputError(". ".join(found), reason=NOT_SUPPORTED)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def plain(text: str) -> str:
+    """Of a message with names from a model: they may be megabytes long, or steer a terminal."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -71,6 +71,9 @@ class Writer(Protocol):
             InputError: it cannot be opened.
         """
 
+    def close(self) -> None:
+        """End what was started for it."""
+
 
 @dataclass(frozen=True)
 class _TFLite:
@@ -111,6 +114,12 @@ class _TFLite:
 
         return run(delegates=True), run(delegates=False)
 
+    def close(self) -> None:
+        """The child; the next run starts another."""
+        from .tflite.worker import WORKER
+
+        WORKER.close()
+
 
 @dataclass(frozen=True)
 class _CoreML:
@@ -146,6 +155,9 @@ class _CoreML:
         from .coreml import open_run
 
         return (open_run(path),)
+
+    def close(self) -> None:
+        """Nothing runs."""
 
 
 WRITERS: Mapping[Format, Writer] = MappingProxyType({Format.TFLITE: _TFLite(), Format.COREML: _CoreML()})

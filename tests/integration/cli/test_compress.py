@@ -1,10 +1,13 @@
 """`edgemodel compress`: the Job alone."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from edgemodel_compressor.formats.tflite import convert
 from edgemodel_oci.artifact import read_index
 from edgemodel_oci.reference import Reference
 from edgemodel_oci.repository import open_repository
@@ -65,3 +68,38 @@ def test_a_model_and_options_do_without_a_manifest(project):
     assert "--max-size 5Q" in ended.err
     ended = project.edgemodel("compress", "--prune", "50%")
     assert (ended.code, "name a model" in ended.err) == (2, True), ended
+
+
+def test_a_tflite_model_and_files_of_two_formats(project):
+    convert(onnx.load(project.folder / "m.onnx"), project.folder / "n.tflite")
+    options = ["--validation", "v.npz", "--labels", "y", "--max-quality-drop", "50%", "--max-slowdown", "1000%"]
+    steps = ["--quantize", "Int8", "--activations", "None"]
+    ended = project.edgemodel(
+        "compress", "n.tflite", *options, *steps, "--format", "ONNX", "--format", "TFLite", "-o", "json"
+    )
+    assert ended.code == 0, ended
+    (files,) = ended.json["formatFiles"].values()
+    assert {kind: Path(file).name for kind, file in files.items()} == {"ONNX": "n.onnx", "TFLite": "n.tflite"}
+    assert list(ended.json["modelFiles"].values()) == [files["ONNX"]]
+    onnx.checker.check_model(onnx.load(files["ONNX"]))
+    assert Path(files["TFLite"]).read_bytes()[4:8] == b"TFL3"
+
+
+MISTAKES = {
+    "labels": (["--validation", "v.npz", "--labels", "z"], "--labels is 'z', but the file's arrays are"),
+    "names": (["--validation", "w.npz", "--labels", "y"], "--validation: there is no array for the model's input 'x', only 'z', 'y'"),
+    "output": (
+        ["--validation", "v.npz", "--labels", "y", "--judged-output", "o"],
+        "--judged-output is 'o', but the model's outputs are y",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_that_only_the_job_sees_are_told_in_the_options_words(project, options, message):
+    np.savez(project.folder / "w.npz", z=np.zeros((4, 32), np.float32), y=np.zeros(4))
+    before = sorted(p.name for p in project.folder.iterdir())
+    ended = project.edgemodel("compress", "m.onnx", "--quantize", "Int8", *options)
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert message in ended.err
+    assert sorted(p.name for p in project.folder.iterdir()) == before

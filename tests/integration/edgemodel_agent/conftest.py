@@ -26,6 +26,7 @@ from edgemodel_agent.processes import bind_listener, find_servers
 from edgemodel_agent.runtime_dir import runtime_dir
 from edgemodel_agent.server.control import ControlClient
 from edgemodel_api.artifact import Golden
+from edgemodel_api.edgemodel import Format
 from edgemodel_api.edgenode import (
     ArtifactTarget,
     AssignedModel,
@@ -85,6 +86,13 @@ def golden_file(path: Path, model: Path, *, off_by: float = 0.0) -> Path:
     return path
 
 
+def tflite_file(path: Path, model: Path) -> Path:
+    """The same model as a TFLite file."""
+    from edgemodel_compressor.formats import tflite
+
+    return tflite.convert(onnx.load(model), path).path
+
+
 class Registry:
     """An image layout with revisions of the tiny model."""
 
@@ -95,15 +103,23 @@ class Registry:
         self._count = itertools.count()
 
     def push(self, revision: str, *variants: tuple[float, dict]) -> list[ArtifactTarget]:
-        """One index; each variant is (number that it adds, options of model_file and off_by)."""
+        """One index; each variant is (number that it adds, options of model_file and off_by).
+
+        `tflite`: True for the same as a TFLite file, or the bytes of one.
+        """
         reference = f"oci-layout://{self.folder}"
         writer = ArtifactWriter(open_repository(Reference.parse(reference), create=True))
         targets = []
         for add, options in variants:
             n = next(self._count)
-            off_by = options.pop("off_by", 0.0)
+            off_by, other = options.pop("off_by", 0.0), options.pop("tflite", False)
             model = model_file(self.work / f"{n}.onnx", add, **options)
             golden = golden_file(self.work / f"{n}.npz", model, off_by=off_by)
+            if other:
+                path = self.work / f"{n}.tflite"
+                model = tflite_file(path, model) if other is True else path
+                if other is not True:
+                    path.write_bytes(other)
             name = "source" if not targets else f"variant-{len(targets)}"
             descriptor = writer.add_variant(
                 platform=PLATFORM,
@@ -114,6 +130,7 @@ class Registry:
                 classes=(),
                 encoding="float32",
                 source_name="tiny",
+                model_format=Format.TFLITE if other else Format.ONNX,
             )
             targets.append(
                 ArtifactTarget(
@@ -338,6 +355,11 @@ class ServerUnderTest:
 @pytest.fixture
 def make_model():
     return model_file
+
+
+@pytest.fixture
+def make_tflite():
+    return tflite_file
 
 
 @contextlib.contextmanager

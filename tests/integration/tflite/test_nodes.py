@@ -16,8 +16,11 @@ from onnx import numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate.runner import runner
 from edgemodel_compressor.formats import tflite
+from edgemodel_compressor.formats.onnx_model import open_session
 from edgemodel_compressor.formats.tflite.lower import STATIC
+from edgemodel_compressor.formats.tflite.read import read_tflite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -77,6 +80,12 @@ def _converted(model, inputs, dest, *, fed):
     return feeds
 
 
+def _read_again(path, feeds):
+    read = read_tflite(path)
+    onnx.checker.check_model(read.model, full_check=True)
+    return runner(open_session(read.model.SerializeToString()))(feeds)
+
+
 def test_node_tests_of_onnx(tmp_path, old_runtime):
     count: collections.Counter[str] = collections.Counter()
     wrong, operators = [], set()
@@ -98,10 +107,15 @@ def test_node_tests_of_onnx(tmp_path, old_runtime):
     assert wrong == []
     assert count["converted"] > 700
     assert set(tflite.OPS) - STATIC - operators <= ELSEWHERE
-    # And every file gives the same answers under the old runtime.
+    # And every file gives the same answers under the old runtime, and when it is read again as ONNX.
     old_runtime.run_all(tmp_path)
     for path in sorted(tmp_path.glob("*.tflite")):
-        ours = tflite.run(path, dict(np.load(path.with_suffix(".in.npz"))))
+        feeds = dict(np.load(path.with_suffix(".in.npz")))
+        ours = tflite.run(path, feeds)
+        again = _read_again(path, feeds)
+        for output, answer in ours.items():
+            assert again[output].dtype == answer.dtype, path.name
+            np.testing.assert_allclose(again[output], answer, rtol=1e-4, atol=1e-5, err_msg=f"{path.name} as ONNX")
         with np.load(path.with_suffix(".out.npz")) as theirs:
             for output, answer in ours.items():
                 np.testing.assert_allclose(theirs[output], answer, rtol=1e-4, atol=1e-5, err_msg=path.name)

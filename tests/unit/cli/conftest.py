@@ -85,6 +85,7 @@ def make_node() -> Callable[..., EdgeNode]:
             status=EdgeNodeStatus(
                 observed_generation=2 if seen else 1,
                 hardware=HARDWARE,
+                runtimes={"onnxruntime": "1.32.0"},
                 last_report_time=NOW - timedelta(seconds=age),
                 models=(status,) if state else (),
             ),

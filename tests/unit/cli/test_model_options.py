@@ -1,28 +1,57 @@
 """A command line that names a model means the same as a manifest."""
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from edgemodel_api.edgemodel import Metric, Objective, Precision
+import edgemodel
+from edgemodel_api.edgemodel import Activations, DistillMethod, Format, Metric, Objective, Precision, Structure
 from edgemodel_api.errors import InputError
 from edgemodel_api.manifest import load
-from edgemodel_cli.model_options import FIELDS, STEPS, ModelOptions, edge_model, manifest_text, name_of
+from edgemodel_cli import main
+from edgemodel_cli.model_options import (
+    FIELDS,
+    STEPS,
+    ModelOptions,
+    edge_model,
+    flag,
+    in_options,
+    manifest_of,
+    manifest_text,
+    name_of,
+)
 
 WHOLE = ModelOptions(
     model=Path("a b%c.onnx"),
     validation=Path("v.npz"),
     labels="y",
     metric="F1",
+    k=3,
+    judged_output="o",
     calibration=Path("c.npz"),
+    training=Path("t.npz"),
+    training_labels="z",
     objective="Fastest",
     max_quality_drop="0.5%",
     max_size="20Mi",
     max_latency="5ms",
     max_memory="200Mi",
     max_slowdown="3%",
+    search_timeout="10m",
+    max_candidates=7,
+    formats=("ONNX", "TFLite"),
+    distill="Parameter",
+    student_width="50%",
+    student_depth="60%",
+    student_rank="70%",
+    distill_epochs=2,
     prune="60%",
+    structure="Channels",
+    recover_epochs=4,
     quantize="Int8",
+    activations="None",
 )
 
 
@@ -31,13 +60,73 @@ def test_every_option_has_its_place():
     assert (model.metadata.name, model.spec.source.uri) == ("a-b-c", "file:a b%25c.onnx")
     data, compression = model.spec.data, model.spec.compression
     assert (data.validation.labels, data.validation.metric, data.calibration.uri) == ("y", Metric.F1, "file:c.npz")
+    assert (data.validation.k, data.validation.output) == (3, "o")
+    assert (data.training.uri, data.training.labels) == ("file:t.npz", "z")
     assert compression.objective is Objective.FASTEST
     assert compression.budget.to_json() == {
         "maxQualityDrop": "0.5%", "maxSize": "20Mi", "maxLatency": "5ms", "maxMemory": "200Mi", "maxSlowdown": "3%",
     }  # fmt: skip
-    prune, quantize = compression.steps
-    assert (prune.prune.sparsity, quantize.quantize.precision) == ("60%", Precision.INT8)
-    assert set(WHOLE.given()) == {f"--{n.replace('_', '-')}" for n in (*FIELDS, *STEPS)}
+    assert (compression.search.timeout, compression.search.max_candidates) == ("10m", 7)
+    assert model.spec.formats == (Format.ONNX, Format.TFLITE)
+    distill, prune, quantize = (s.distill or s.prune or s.quantize for s in compression.steps)
+    assert (distill.method, distill.epochs, distill.student.width) == (DistillMethod.PARAMETER, 2, "50%")
+    assert (distill.student.depth, distill.student.rank) == ("60%", "70%")
+    assert (prune.sparsity, prune.structure, prune.recover.epochs) == ("60%", Structure.CHANNELS, 4)
+    assert (quantize.precision, quantize.activations) == (Precision.INT8, Activations.NONE)
+    assert set(WHOLE.given()) == {flag(name) for name in (*FIELDS, *STEPS)} - {"--student"}
+
+
+def test_every_option_is_one_of_the_command_line_and_of_python():
+    of_options = {f.name for f in fields(ModelOptions)}
+    of_command = set(inspect.signature(main.compress).parameters) - {"file", "output", "show_manifest", "target"}
+    of_python = set(inspect.signature(edgemodel.compress).parameters) - {"target", "progress"}
+    assert of_options == of_command - {"out", "timeout"} | {"steps"}
+    assert of_options == of_python - {"out", "timeout"}
+    assert of_options == {"model", "steps", *FIELDS, *STEPS}
+
+
+PRUNING = {
+    "share": ({"prune": "60%"}, {"sparsity": "60%"}),
+    "pattern": ({"prune": "2:4"}, {"pattern": "2:4"}),
+    "fields": ({"prune": {"sparsity": "5%", "granularity": "Global"}}, {"sparsity": "5%", "granularity": "Global"}),
+    "fields and an option": (
+        {"prune": {"sparsity": "5%"}, "recover_epochs": 2},
+        {"sparsity": "5%", "recover": {"epochs": 2}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "step"), PRUNING.values(), ids=PRUNING)
+def test_a_step_by_a_word_or_by_its_fields(said, step):
+    options = ModelOptions(Path("m.onnx"), calibration=Path("c.npz"), **said)
+    assert manifest_of(options)["spec"]["compression"]["steps"] == [{"prune": step}]
+    edge_model(options)
+
+
+def test_steps_as_in_a_manifest_exclude_the_options_for_steps():
+    steps = ({"quantize": {"precision": "Int8"}}, {"prune": {"sparsity": "5%"}})
+    assert manifest_of(ModelOptions(Path("m.onnx"), steps=steps))["spec"]["compression"]["steps"] == list(steps)
+    with pytest.raises(InputError, match="steps are all steps: put prune among them"):
+        manifest_of(ModelOptions(Path("m.onnx"), steps=steps, prune="5%"))
+    with pytest.raises(InputError, match=r"^steps\[0\].quantize.precision: .*did you mean Int8"):
+        edge_model(ModelOptions(Path("m.onnx"), steps=({"quantize": {"precision": "int8"}},)))
+
+
+MESSAGES = {
+    "data.validation.labels is 'digt'": "--labels is 'digt'",
+    "data.validation: there is no array": "--validation: there is no array",
+    "spec.data.training.uri: x": "--training: x",
+    "compression.steps[0].distill.student: bad": "--student: bad",
+    "compression.steps[1].prune.pattern 2:4; compression.steps[2].quantize": "--prune 2:4; --quantize",
+    "name it in data.validation.output.": "name it in --judged-output.",
+    "compression.search.maxCandidates 9 was reached": "--max-candidates 9 was reached",
+    "mydata.validation and data.validation.other stay": "mydata.validation and data.validation.other stay",
+}
+
+
+@pytest.mark.parametrize(("message", "shown"), MESSAGES.items())
+def test_messages_of_the_job_in_the_words_of_the_command_line(message, shown):
+    assert in_options(message) == shown
 
 
 def test_a_name_that_yaml_takes_for_a_truth_is_quoted():

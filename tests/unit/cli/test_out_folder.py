@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from edgemodel_api.edgemodel import Format
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.job import VariantSummary
 from edgemodel_cli.embedded.out_folder import best_variant, publish
@@ -29,6 +30,15 @@ CHOICES = {
 def test_best_variant(variants, chosen, name):
     found = best_variant(variants, "linux/amd64", VNNI, chosen)
     assert (found and found.name) == name
+
+
+def test_each_format_has_its_best():
+    tflite = [variant(n, digest="sha256:t").replace(format=Format.TFLITE) for n in ("source", "tflite-int8")]
+    found = (SOURCE, S8, *tflite)
+    assert best_variant(found, "linux/amd64", VNNI, {"s8"}).name == "s8"
+    assert best_variant(found, "linux/amd64", VNNI, {"s8"}, model_format=Format.TFLITE) == tflite[1]
+    assert best_variant(found[:3], "linux/amd64", VNNI, model_format=Format.TFLITE) == tflite[0]
+    assert best_variant(found, "linux/amd64", VNNI, model_format=Format.COREML) is None
 
 
 def test_publish_replaces(tmp_path):

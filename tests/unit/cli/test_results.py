@@ -118,7 +118,7 @@ def test_json_has_the_fields_of_the_contract(make_model, make_node, now):
     assert found["source"] == {"sizeBytes": 4000, "quality": 0.8, "latencyMedianSeconds": 0.002}
     for variant in found["variants"]:
         assert set(variant) == {
-            "platform", "name", "digest", "sizeBytes", "quality", "latencyMedianSeconds", "accepted", "reason",
+            "platform", "name", "format", "digest", "sizeBytes", "quality", "latencyMedianSeconds", "accepted", "reason",
         }  # fmt: skip
     assert found["nodes"][0] == {
         "name": "n1",

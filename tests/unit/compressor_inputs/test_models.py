@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
+from edgemodel_compressor import formats
 from edgemodel_compressor.formats import check_formats
 from edgemodel_compressor.formats.onnx_model import SourceModel, load_model, open_session, runtime_message, save_model
 from edgemodel_compressor.formats.structure import MAX_IR, MAX_OPSET, MIN_OPSET
@@ -188,11 +189,21 @@ def test_messages_lose_the_runtime_s_own_places():
     assert runtime_message(text) == "Unsupported model IR version: 15"
 
 
-def test_formats():
-    check_formats((Format.ONNX,))
-    with pytest.raises(InputError, match="TFLite cannot be made yet, only ONNX") as caught:
-        check_formats((Format.ONNX, Format.TFLITE))
+def test_a_format_whose_library_is_missing_names_its_extra(monkeypatch: pytest.MonkeyPatch):
+    there: set[str] = {"ai_edge_litert", "flatbuffers"}
+    monkeypatch.setattr(formats, "find_spec", lambda name: object() if name in there else None)
+    check_formats((Format.ONNX, Format.TFLITE))
+    monkeypatch.setattr(formats.platform, "machine", lambda: "x86_64")
+    with pytest.raises(InputError, match=r"CoreML needs coremltools, not installed .* `edgemodel\[coreml\]`") as caught:
+        check_formats((Format.COREML,))
     assert caught.value.reason == NOT_SUPPORTED
+    monkeypatch.setattr(formats.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(formats.platform, "machine", lambda: "aarch64")
+    with pytest.raises(InputError, match="no package for Linux on aarch64: run the Job on amd64"):
+        check_formats((Format.COREML,))
+    there.remove("flatbuffers")
+    with pytest.raises(InputError, match=r"TFLite needs flatbuffers, .*`edgemodel\[tflite\]`.*take TFLite out of spec"):
+        check_formats((Format.ONNX, Format.TFLITE))
 
 
 def test_beyond_protobuf_s_limit(build: Any):

@@ -6,9 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemodel_api.edgemodel import Budget
+from edgemodel_api.edgemodel import Budget, Format
 from edgemodel_api.job import RESULT_LIMIT_BYTES, JobResult, Outcome
-from edgemodel_api.report import Candidate, CompressionReport, Measurement, QualityBasis, QualityKind, Refusal
+from edgemodel_api.report import (
+    Candidate,
+    CompressionReport,
+    Conversion,
+    Measurement,
+    QualityBasis,
+    QualityKind,
+    Refusal,
+)
 from edgemodel_compressor import choose, summary
 from edgemodel_compressor.diagnosis import nearest
 from edgemodel_compressor.summary import Stored
@@ -178,3 +186,112 @@ def test_failures_are_short():
     result = summary.failed(Outcome.INVALID, "InvalidInput", "x" * 10_000)
     assert len(result.message) <= summary.MESSAGE_LIMIT
     assert result.message.endswith("…")
+
+
+def conversion(name, size=1200, *, kind=Format.TFLITE, accepted=True, platform="linux/amd64", **more):
+    return Conversion(
+        format=kind.value,
+        candidate="source",
+        name=name,
+        platforms=(platform,),
+        encoding="int8-weights",
+        size_bytes=size,
+        file_bytes=4 * size,
+        quality=0.9,
+        quality_drop=more.pop("quality_drop", 0.01),
+        accepted=accepted,
+        message="" if accepted else "quality drops by 9.00%, more than maxQualityDrop 1%: raise it",
+        **more,
+    )
+
+
+class TestOtherFormats:
+    def test_a_file_has_its_own_numbers_and_says_what_it_is(self):
+        found = report(candidate("int8", size=1000, chosen=True)).replace(
+            formats=(Format.ONNX, Format.TFLITE),
+            conversions=(conversion("tflite-int8", digest=DIGEST), conversion("tflite-bad", 900, accepted=False)),
+        )
+        result = summary.succeeded(
+            found,
+            (stored("source"), stored("int8"), Stored("linux/amd64", "tflite-int8", DIGEST, (), Format.TFLITE)),
+            reference="oci-layout:///x",
+            digest=DIGEST,
+            report_digest=DIGEST,
+        )
+        assert [(v.name, v.format, v.digest is None) for v in result.variants] == [
+            ("source", None, False),
+            ("int8", None, False),
+            ("tflite-int8", Format.TFLITE, False),
+            ("tflite-bad", Format.TFLITE, True),
+        ]
+        assert result.variants[2].size_bytes == 1200
+        assert result.message.startswith("int8: ")
+        assert "; tflite-int8: 3.9 KiB to 1.2 KiB stored, Top1 0.9" in result.message
+        # ONNX is not said: the message has 4096 bytes.
+        assert [("format" in v.to_json()) for v in result.variants] == [False, False, True, True]
+
+    def test_without_onnx_the_source_is_a_file_of_the_format(self):
+        found = report(candidate("int8", refusals=[refusal()])).replace(
+            formats=(Format.TFLITE,),
+            budget=Budget(max_size="4Ki"),
+            conversions=(conversion("source", 5000, digest=DIGEST), conversion("tflite-int8", digest=DIGEST)),
+        )
+        result = summary.succeeded(
+            found,
+            tuple(Stored("linux/arm64", n, DIGEST, (), Format.TFLITE) for n in ("source", "tflite-int8")),
+            reference="oci-layout:///x",
+            digest=DIGEST,
+            report_digest=DIGEST,
+        )
+        source, small = result.variants
+        assert (source.size_bytes, source.accepted, source.format) == (5000, False, Format.TFLITE)
+        assert "maxSize 4Ki" in source.reason
+        assert (small.name, small.platform, small.accepted) == ("tflite-int8", "linux/arm64", True)
+        assert result.message == "tflite-int8: 3.9 KiB to 1.2 KiB stored, Top1 0.9"
+
+    def test_a_refusal_names_the_nearest_file(self):
+        found = report(candidate("int8")).replace(
+            formats=(Format.TFLITE,),
+            conversions=(
+                conversion("source", 5000),
+                conversion("tflite-int8-full", 1000, accepted=False, quality_drop=0.2),
+                conversion("tflite-int8-weights", 1100, accepted=False, quality_drop=0.09),
+            ),
+        )
+        result = summary.refused(found)
+        assert result.message == (
+            "none of 2 TFLite files keeps the budget; the nearest is tflite-int8-weights: quality drops by 9.00%, more than"
+            " maxQualityDrop 1%: raise it"
+        )
+        assert [v.name for v in result.variants] == ["tflite-int8-full", "tflite-int8-weights"]
+
+    def test_a_format_of_which_nothing_passed_is_told(self):
+        found = report(candidate("int8", chosen=True)).replace(
+            formats=(Format.ONNX, Format.COREML),
+            conversions=(conversion("coreml-x", kind=Format.COREML, accepted=False),),
+        )
+        assert succeeded(found, "source", "int8").message.endswith("; no CoreML file keeps the budget")
+
+    @pytest.mark.parametrize("platforms", [1, 2, 3])
+    def test_what_is_in_the_index_fits_with_all_formats(self, platforms):
+        share = choose.shares(platforms, tuple(Format))
+        places = [f"linux/arm64/v{n}" for n in range(platforms)]
+        onnx = [f"int8-static-u8s8-per-channel-prune{n}" for n in range(share[Format.ONNX])]
+        tflite = [f"tflite-int8-weights-channels30-recovered-{n}" for n in range(share[Format.TFLITE])]
+        core = [f"coreml-palettized-6-channels30-recovered-{n}" for n in range(share[Format.COREML])]
+        found = report(*(candidate(n, latency=0.00123456) for n in onnx)).replace(
+            formats=tuple(Format),
+            conversions=(
+                *(conversion(n, 123456789, digest=DIGEST) for n in tflite),
+                *(conversion(n, 123456789, kind=Format.COREML, digest=DIGEST) for n in core),
+                *(conversion(f"tflite-bad{n}", accepted=False) for n in range(20)),
+            ),
+        )
+        variants = [stored(n, p, ("arm64-dotprod",)) for p in places for n in ("source", *onnx)]
+        variants += [Stored(p, n, DIGEST, (), Format.TFLITE) for p in places for n in tflite]
+        variants += [Stored("darwin/arm64", n, DIGEST, (), Format.COREML) for n in core]
+        result = summary.succeeded(
+            found, tuple(variants), reference="oci://registry.example/m", digest=DIGEST, report_digest=DIGEST
+        )
+        assert len(summary.to_bytes(result)) <= RESULT_LIMIT_BYTES
+        assert sum(v.digest is not None for v in result.variants) == len(variants)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgemodel_agent.faults import Rehearsal
-from edgemodel_agent.files_mode import laid_down, lay_down, tidy
+from edgemodel_agent.files_mode import current_file, laid_down, lay_down, tidy
 from edgemodel_agent.objects import Desired, DirectoryObjects
 from edgemodel_agent.runtime_dir import runtime_dir
 from edgemodel_api.edgenode import EdgeNodeSpec, EdgeNodeStatus
@@ -111,6 +111,24 @@ def test_files_mode_switches_one_link(tmp_path, build):
     assert len(list((folder / "versions").iterdir())) == 1
     tidy(folder, [])
     assert not (folder / "current").is_symlink()
+
+
+def test_files_mode_keeps_the_name_of_the_format(tmp_path, build):
+    folder = tmp_path / "models"
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"a")
+    b.write_bytes(b"b")
+    lay_down(folder, build.target("A"), a)
+    path = lay_down(folder, build.target("B"), b, name="model.tflite")
+    assert path == current_file(folder) == folder / "current" / "model.tflite"
+    assert path.read_bytes() == b"b"
+    assert laid_down(folder, build.target("B"))
+    assert json.loads((path.parent / "variant.json").read_text())["file"] == "model.tflite"
+    assert not (folder / "current" / "model.onnx").exists()
+    path.unlink()
+    assert not laid_down(folder, build.target("B"))
+    lay_down(folder, build.target("A"), a)
+    assert current_file(folder) == folder / "current" / "model.onnx"
 
 
 def test_files_mode_works_where_hard_links_do_not(tmp_path, build, monkeypatch):

@@ -1,5 +1,6 @@
 import pytest
 
+from edgemodel_agent import hardware
 from edgemodel_agent.hardware import CpuInfo, detect, installed_runtimes, memory_limit, parse_cpuinfo
 
 XEON = """processor : 0
@@ -78,6 +79,17 @@ def test_rubbish_is_no_cpu():
 def test_runtimes_that_are_not_installed_are_left_out():
     found = installed_runtimes(("numpy", "no-such-runtime"))
     assert list(found) == ["numpy"]
+
+
+def test_a_runtime_that_cannot_be_imported_counts_as_not_installed(monkeypatch):
+    assert set(installed_runtimes()) == {"onnxruntime", "ai-edge-litert"}
+    monkeypatch.setitem(hardware.MODULES, "ai-edge-litert", "ai_edge_litert.no_such_module")
+    assert set(installed_runtimes()) == {"onnxruntime"}
+    monkeypatch.setitem(hardware.MODULES, "ai-edge-litert", "os; os.kill(os.getpid(), 11)")
+    assert set(installed_runtimes()) == {"onnxruntime"}, "it may end the process that imports it"
+    monkeypatch.setattr(hardware, "IMPORT_SECONDS", 0.2)
+    monkeypatch.setitem(hardware.MODULES, "ai-edge-litert", "time; time.sleep(30)")
+    assert set(installed_runtimes()) == {"onnxruntime"}
 
 
 @pytest.mark.parametrize(

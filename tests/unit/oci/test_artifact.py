@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from edgemodel_api.artifact import ANNOTATION_GOLDEN, GOLDEN_LAYER, INDEX, MANIFEST, WEIGHT_LAYER, Golden
+from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
 from edgemodel_oci.artifact import (
     ArtifactWriter,
@@ -49,6 +50,38 @@ def test_what_was_written_is_read(layout, add, sha256, content, files):
     assert (read.descriptor, read.revision, read.variants) == (index, "r1", (descriptor,))
     assert descriptor.annotations["dev.edgemodel.variant"] == "int8"
     assert descriptor.platform == "linux/amd64"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("TFLite", "model.tflite"), ("CoreML", "model.mlpackage.zip")])
+def test_another_format_is_said_in_the_manifest_and_in_the_index(layout, add, kind, name):
+    writer = ArtifactWriter(layout)
+    onnx = add(writer)
+    other = add(writer, name="tflite-int8", model_format=Format(kind))
+    writer.finish(revision="r1", tag="t1")
+    variant = read_variant(layout, other.digest)
+    assert (variant.format, variant.file_name) == (Format(kind), name)
+    assert variant.weight.annotations["org.cncf.model.filepath"] == name
+    first, second = read_index(layout, "t1").variants
+    assert second.annotations["dev.edgemodel.format"] == kind
+    # Nothing about ONNX variants has changed: their digests are those of artifacts that were built before.
+    assert "dev.edgemodel.format" not in first.annotations
+    assert (read_variant(layout, onnx.digest).format, read_variant(layout, onnx.digest).file_name) == (
+        Format.ONNX,
+        "model.onnx",
+    )
+    # The same bytes under another name are another layer.
+    assert variant.weight.digest != read_variant(layout, onnx.digest).weight.digest
+
+
+def test_a_format_of_the_future_is_refused_in_words(layout, add):
+    document = json.loads(layout.manifest(add(ArtifactWriter(layout)).digest)[1])
+    document["annotations"]["dev.edgemodel.format"] = "GGUF\x1b[31m" + "x" * 500
+    digest = layout.put_manifest(canonical(document), MANIFEST).digest
+    with pytest.raises(
+        InputError, match=r"format 'GGUF.*this version knows ONNX, TFLite, CoreML: update EdgeModel"
+    ) as e:
+        read_variant(layout, digest)
+    assert len(e.value.message) < 400
 
 
 def test_the_revision_does_not_change_a_variant(layout, add):

@@ -122,3 +122,16 @@ def test_the_user_has_a_name(parts: ModuleType, tmp_path: Path) -> None:
     parts.add_user(tmp_path)
     assert (tmp_path / "etc/passwd").read_text().splitlines()[1].startswith("edgemodel:x:65532:65532:")
     assert (tmp_path / "etc/group").read_text().splitlines()[1] == "edgemodel:x:65532:"
+
+
+def test_the_agent_keeps_of_litert_what_its_runtime_imports(parts: ModuleType, tmp_path: Path) -> None:
+    litert = ["__init__.py", "interpreter.py", "metrics_portable.py", "metrics_interface.py"]
+    litert += ["_pywrap_litert_interpreter_wrapper.so", "libpywrap_litert_common.so"]
+    kept = [*(f"ai_edge_litert/{name}" for name in litert), "numpy/__init__.py", "flatbuffers/table.py"]
+    gone = [f"ai_edge_litert/{name}" for name in ("libLiteRt.so", "libLiteRtWebGpuAccelerator.so", "vendors/x.so")]
+    gone += ["ai_edge_litert/schema_py_generated.py", "ai_edge_litert/descriptor_pb2.py", "tqdm/std.py"]
+    for name in (*kept, *gone):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    parts.strip(tmp_path, parts.PACKAGES_CLUTTER + parts.ROLE_CLUTTER["agent"])
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

@@ -10,7 +10,7 @@ import pytest
 
 from edgemodel_api.edgemodel import Budget
 from edgemodel_api.edgenode import TargetState
-from edgemodel_api.report import Diagnosis, Layer, Measurement, QualityBasis, QualityKind
+from edgemodel_api.report import Conversion, Diagnosis, Layer, Measurement, QualityBasis, QualityKind
 from edgemodel_cli.html_report import render
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -247,3 +247,38 @@ def test_numbers_that_nothing_measured_are_drawn_as_none(make, number):
         text = Page(render(report, make.model_of(), (), ())).text
         assert "strange" in text
         assert not re.search(r"\b(nan|inf)\b", text)
+
+
+def test_other_formats_have_a_table_of_their_own(make):
+    rows = (
+        Conversion(
+            format="TFLite", candidate="prune50", name="tflite-int8-weights-prune50", encoding="int8-weights",
+            size_bytes=400_000, file_bytes=800_000, ran_with="LiteRT 2.3.0", cases=32, max_error=0.0123, agreement=1.0,
+            quality=0.9912, quality_drop=0.0028, accepted=True, digest="sha256:a", notes=("2 weights <b>are</b> int8",),
+        ),
+        Conversion(
+            format="CoreML", candidate="source", name="coreml-palettized-2", encoding="palettized-2", size_bytes=300_000,
+            ran_with="MIL interpreter (not run on Core ML)", cases=32, max_error=float("inf"), quality_drop=0.25,
+            message="quality drops by 25.00% on the 32 golden cases, more than maxQualityDrop 0.5%: raise it",
+        ),
+    )  # fmt: skip
+    text = Page(render(make.report_of(make.USUAL, conversions=rows), make.model_of(), (), ())).text
+    for expected in (
+        "Other formats", "tflite-int8-weights-prune50", "LiteRT 2.3.0", "7.5×", "0.012", "2 weights <b>are</b> int8",
+        "not run on Core ML", "quality drops by 25.00% on the 32 golden cases", "prune50", "99.12 %",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "inf" not in text.replace("information", "")
+
+
+def test_a_revision_without_onnx_is_told_by_its_files(make):
+    fields = {"format": "TFLite", "candidate": "source", "encoding": "int8-weights", "ran_with": "LiteRT 2.3.0"}
+    rows = (
+        Conversion(**fields, name="source", size_bytes=3_100_000, accepted=True, digest="sha256:s"),
+        Conversion(**fields, name="tflite-int8", size_bytes=750_000, quality=0.99, accepted=True, digest="sha256:t"),
+        Conversion(**fields, name="tflite-bad", size_bytes=700_000, quality=0.5, message="quality drops"),
+    )
+    found = make.report_of(make.USUAL, conversions=rows).replace(formats=("TFLite",))
+    text = Page(render(found, make.model_of(), (), ())).text
+    assert "1 of 2 files of TFLite within the budget." in text
+    assert "4.0× smaller" in text

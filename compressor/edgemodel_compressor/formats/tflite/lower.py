@@ -105,6 +105,7 @@ STATIC = frozenset({
     "BlackmanWindow", "MelWeightMatrix", "DequantizeLinear", "QuantizeLinear", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot",
     "Unique", "Compress", "Det", "Hardmax", "ScatterElements", "Scatter",
 })  # fmt: skip
+_STATIC_ONLY = "it is not computed from weights and shapes alone"
 
 
 def _rim(model: Any) -> tuple[str, ...]:
@@ -149,6 +150,9 @@ def _lower(model: Any, knowledge: Knowledge) -> Lowered | str:
             continue
         if any(n in broken for n in node.input):
             broken.update(outputs)
+            # Of what follows a node that cannot be converted, only the operators can be judged.
+            if node.op_type not in REGISTRY:
+                problems.append(f"node {node.name} ({node.op_type}): {_STATIC_ONLY}")
             continue
         try:
             _one(shorter.get(outputs[0], node) if outputs else node, scope)
@@ -179,7 +183,7 @@ def _settled(known: Known | None) -> bool:
 
 def _one(node: Any, scope: Scope) -> None:
     if node.op_type not in REGISTRY:
-        raise Refused("it is not computed from weights and shapes alone")
+        raise Refused(_STATIC_ONLY)
     scope.emit.node, scope.emit.exact = node.name, False
     before = len(scope.emit.graph.ops)
     try:

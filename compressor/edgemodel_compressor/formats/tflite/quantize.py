@@ -51,7 +51,8 @@ def quantize_full(graph: Graph, ranges: Mapping[int, Range], float_nodes: Collec
     graph.ops = rewriting.rewrite()
     graph.drop_dead()
     more = quantize_weights(graph, float_nodes)
-    return (f"{len(chosen)} of {total} float operators compute in int8, {len(rewriting.groups)} scales", *more)
+    rest = tuple(f"of the others, {note}" for note in more if len(chosen) < total)
+    return (f"{len(chosen)} of {total} float operators compute in int8, {len(rewriting.groups)} scales", *rest)
 
 
 def sane(graph: Graph, ranges: Mapping[int, Range]) -> dict[int, Range]:

@@ -26,7 +26,7 @@ from . import (  # noqa: F401  (their translations register themselves)
     read_shape,
     read_slice,
 )
-from .graph import Free
+from .graph import Free, Quantization
 from .layout import plain
 from .read_build import BATCH, OPSET, Builder, FixedBatchError, RefusedError, Value, onnx_type
 from .read_file import SourceGraph, SourceOp, SourceTensor, read_file
@@ -54,6 +54,7 @@ class Read:
         inputs: names in the file's order, with the number of the tensor.
         outputs: likewise.
         free_batch: whether the first axis is free.
+        quantization: of the outputs that are integers which stand for floats.
         kinds: how numbers are stored or computed with: float32, float16, int8 weights, integers.
         notes: what was decided, in words.
     """
@@ -62,6 +63,7 @@ class Read:
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
     free_batch: bool
+    quantization: Mapping[str, Quantization]
     kinds: frozenset[str]
     notes: tuple[str, ...]
 
@@ -75,21 +77,22 @@ def unreadable(path: Path) -> tuple[str, ...]:
     return _translated(read_file(path))[1]
 
 
-def read_tflite(path: Path) -> Read:
+def read_tflite(path: Path, *, free_batch: bool = True) -> Read:
     """A `.tflite` file as an ONNX model.
 
     Args:
         path: the file; must not change.
+        free_batch: whether the first axis may become free; the file's own number stays otherwise.
 
     Raises:
         InputError: it is no TFLite file, damaged, or has operators that are not read (all of them are named).
     """
-    return read_source(read_file(path))
+    return read_source(read_file(path), free_batch=free_batch)
 
 
-def read_source(source: SourceGraph) -> Read:
+def read_source(source: SourceGraph, *, free_batch: bool = True) -> Read:
     """As `read_tflite`, of a file's tables."""
-    read, problems = _translated(source)
+    read, problems = _translated(source, "" if free_batch else "its answers differ with the batch")
     if read is None:
         shown = "; ".join(problems[:_SHOWN]) + (
             f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -101,12 +104,12 @@ def read_source(source: SourceGraph) -> Read:
     return read
 
 
-def _translated(source: SourceGraph) -> tuple[Read | None, tuple[str, ...]]:
+def _translated(source: SourceGraph, why: str = "") -> tuple[Read | None, tuple[str, ...]]:
     """With a free batch where the graph allows it, else with the file's own."""
     problems = _unread(source)
     if problems:
         return None, problems
-    why = _may_be_free(source)
+    why = why or _may_be_free(source)
     if not why:
         try:
             return _Translation(source, free=True).run()
@@ -170,6 +173,7 @@ class _Translation:
         self._values: dict[int, Value] = {}
         self._problems: list[str] = []
         self._broken: set[int] = set()
+        self._made = {number for op in source.ops for number in op.outputs}
 
     def run(self, why: str = "") -> tuple[Read | None, tuple[str, ...]]:
         """The model, or what cannot be read.
@@ -203,12 +207,18 @@ class _Translation:
         notes = [] if self._free else [f"the batch is fixed to the file's: {why}"] if why else []
         if any(t.variable for t in self._source.tensors):
             notes.append("the model keeps states: here they begin at zero with each request")
+        quantized = {
+            n: q for n, i in self._source.outputs.items() if (q := self._source.tensors[i].quantization) is not None
+        }
         return Read(
-            model, self._source.inputs, self._source.outputs, self._free, _kinds(self._source), tuple(notes)
+            model, self._source.inputs, self._source.outputs, self._free, quantized, _kinds(self._source), tuple(notes)
         ), ()
 
     def _one(self, op: SourceOp) -> None:
         self._build.origin = _origin(self._source, op)
+        early = next((i for i in op.inputs if i in self._made and i not in self._values), None)
+        if early is not None:
+            raise InputError(f"{op.label} reads tensor #{early} before it is made: export the TFLite model again")
         inputs = [None if i < 0 else self._value(i) for i in op.inputs]
         outputs = [_empty(self._source.tensors[i]) for i in op.outputs]
         for value, number in zip(outputs, op.outputs, strict=True):
@@ -221,7 +231,9 @@ class _Translation:
         except RefusedError as error:
             self._refuse(op, str(error))
             return
-        except (FixedBatchError, InputError):
+        except FixedBatchError as error:
+            raise FixedBatchError(f"{_place(self._source, op)}: {error}") from None
+        except InputError:
             raise
         except Exception as error:
             # Options and shapes that contradict each other: no traceback.

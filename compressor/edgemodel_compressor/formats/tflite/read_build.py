@@ -109,6 +109,7 @@ class Builder:
         self._taken = set(reserved)
         self._constants: dict[tuple[Any, ...], str] = {}
         self._left = MAX_GROWTH * file_bytes + GROWTH_FLOOR
+        self._looked_at = 16 * self._left
         self._batch = ""
         self._counts: dict[str, int] = {}
 
@@ -152,12 +153,13 @@ class Builder:
         """
         array = np.ascontiguousarray(np.asarray(values, dtype=dtype))
         array = array.reshape(np.shape(values))
+        self._looked_at -= array.nbytes
         digest = hashlib.sha256(array.reshape(-1).view(np.uint8).data if array.size else b"").digest()
         key = (digest, array.dtype.str, array.shape)
         found = self._constants.get(key)
         if found is None:
             self._left -= array.nbytes
-            if self._left < 0:
+            if min(self._left, self._looked_at) < 0:
                 raise InputError("the TFLite model uses its constants in too many ways to be read: give it as ONNX")
             found = self._constants[key] = self.unique(name or f"{self.origin}/const")
             self.initializers.append(numpy_helper.from_array(array, found))

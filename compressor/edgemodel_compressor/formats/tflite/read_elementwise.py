@@ -116,10 +116,13 @@ def _binary(site: ReadSite) -> None:
 def _floored(site: ReadSite, left: str, right: str, dtype: np.dtype[np.generic]) -> str:
     """Quotient rounded down, or what remains of it, which has the divisor's sign."""
     if dtype.kind == "f":
-        quotient = site.emit("Floor", [site.emit("Div", [left, right])])
         if site.code == "FLOOR_DIV":
-            return quotient
-        return site.emit("Sub", [left, site.emit("Mul", [quotient, right])])
+            return site.emit("Floor", [site.emit("Div", [left, right])])
+        zero = site.const(0, dtype)
+        rest = site.emit("Mod", [left, right], fmod=1)
+        signs = site.emit("Xor", [site.emit("Less", [rest, zero]), site.emit("Less", [right, zero])])
+        other = site.emit("And", [signs, site.emit("Not", [site.emit("Equal", [rest, zero])])])
+        return site.emit("Where", [other, site.emit("Add", [rest, right]), rest])
     rest = site.emit("Mod", [left, right])
     return rest if site.code == "FLOOR_MOD" else site.emit("Div", [site.emit("Sub", [left, rest]), right])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import TensorProto
 
@@ -107,7 +109,7 @@ def _one_hot(site: ReadSite) -> None:
     rank = site.rank() + 1
     axis = int(site.option("axis", -1))
     axis = rank - 1 if axis == -1 else site.axis(axis, rank)
-    if not 0 < depth <= 2**24:
+    if not 0 < depth <= 2**20:
         raise RefusedError(f"depth {depth}")
     # Indices that are out of bounds, and negative ones, are nowhere: ONNX's own counts those from the end.
     places = site.emit("Unsqueeze", [_as_int64(site, 0), site.build.ints([axis])])
@@ -223,7 +225,12 @@ def _resize(site: ReadSite) -> None:
         attributes = {"mode": "nearest", "nearest_mode": "round_prefer_ceil" if corners or half else "floor"}
     x = site.get(0, (0, 3, 1, 2))
     scales = [np.float32(s) / np.float32(int(d)) for s, d in zip(sizes, spatial, strict=True)]
-    exact = all(int(np.float32(int(d)) * f) == s for d, f, s in zip(spatial, scales, sizes, strict=True))
+    # Where a rounded scale could lose a place, the size itself is given.
+    exact = all(
+        math.floor(int(d) * kind(f)) == s
+        for d, f, s in zip(spatial, scales, sizes, strict=True)
+        for kind in (np.float32, np.float64)
+    )
     if exact:
         extent = ["", site.const(np.array([1, 1, *scales]))]
     else:

@@ -12,6 +12,9 @@ from .layout import Perm, permuted
 from .read_build import FixedBatchError, RefusedError
 from .read_site import MAX_KNOWN, ReadSite, joint_perm, known_of, reads
 
+#: Of an axis whose places are listed one by one.
+MAX_PLACES = 2**20
+
 
 def _total(shape: Sequence[int]) -> int:
     return math.prod(int(d) for d in shape)
@@ -121,9 +124,11 @@ def _shape(site: ReadSite) -> None:
     site.give_known(site.rank() if site.code == "RANK" else list(site.shape()))
 
 
-@reads("CONCATENATION", note="fused activations")
+@reads("CONCATENATION")
 def _concat(site: ReadSite) -> None:
     count = len(site.inputs)
+    if int(site.option("fusedActivationFunction", 0)):
+        raise RefusedError("a fused activation, which kernels refuse or ignore")
     axis = site.axis(int(site.option("axis", 0)))
     values = [site.value(i) for i in range(count)]
     known = [known_of(v) for v in values]
@@ -142,7 +147,7 @@ def _concat(site: ReadSite) -> None:
     shape[axis] = sum(int(v.shape[axis]) for v in values)
     perm = joint_perm(site, range(count), len(shape))
     names = [site.get(i, perm) for i in range(count)]
-    site.give(site.activated(site.emit("Concat", names, axis=perm.index(axis))), shape, perm)
+    site.give(site.emit("Concat", names, axis=perm.index(axis)), shape, perm)
 
 
 @reads("PACK")
@@ -251,6 +256,8 @@ def _mirrored(site: ReadSite, x: str, pads: list[tuple[int, int]], perm: Perm) -
             raise RefusedError(f"padding {[before, after]} of {size} places")
         if not symmetric:
             continue
+        if before + size + after > MAX_PLACES:
+            raise RefusedError(f"{before + size + after} places along axis {axis}")
         places = [*range(before - 1, -1, -1), *range(size), *range(size - 1, size - 1 - after, -1)]
         x = site.emit("Gather", [x, site.build.ints(places)], axis=perm.index(axis))
     if symmetric:

@@ -39,6 +39,8 @@ _OPTIONS = {
     "REDUCE_PROD": "ReducerOptions", "REDUCE_ANY": "ReducerOptions", "REDUCE_ALL": "ReducerOptions",
     "MAXIMUM": "MaximumMinimumOptions", "MINIMUM": "MaximumMinimumOptions", "PADV2": "PadV2Options",
     "TOPK_V2": "TopKV2Options", "SELECT_V2": "SelectV2Options", "REVERSE_V2": "ReverseV2Options",
+    "L2_POOL_2D": "Pool2DOptions", "L2_NORMALIZATION": "L2NormOptions",
+    "UNIDIRECTIONAL_SEQUENCE_RNN": "SequenceRNNOptions",
 }  # fmt: skip
 #: Operators without an options table.
 _BARE = frozenset({

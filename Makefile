@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit test-cluster test-testbed fuzz e2e verify format manifests lock tools emulators bench bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
+.PHONY: help setup demo digits test test-unit test-cluster test-testbed fuzz e2e verify format manifests lock tools emulators bench-compress bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -81,8 +81,8 @@ lock: $(STAMP) ## Write requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --all-extras --group dev --group examples pyproject.toml -o requirements.lock
 
-bench: $(STAMP) ## Our variants beside the peers' on real models; refreshes the table in README.md
-	@$(BIN)/python benchmarks/compress.py --update-readme
+bench-compress: $(STAMP) emulators ## Our search beside the peers on seven real models (hours; goes on where it was stopped); refreshes README.md, docs/benchmarks.md
+	@$(BIN)/python benchmarks/compress.py --update
 
 bench-prune: $(STAMP) ## Dense, pruned, pruned and quantized: bytes on the wire, quality, latency; refreshes its table in README.md
 	@$(BIN)/python benchmarks/prune.py --update-readme

@@ -1,10 +1,11 @@
 """EdgeModel's search beside what users pick instead, on seven real models: size, quality, latency, time, memory, kinds of CPU.
 
-    python benchmarks/compress.py [--only MODEL]… [--tool TOOL]… [--until HH:MM] [--tables] [--update]
+    python benchmarks/compress.py [--only MODEL]… [--tool TOOL]… [--until HH:MM] [--here] [--everything] [--tables] [--update]
 
 Each result is kept outside of the checkout by what it depends on (model, data, versions, code), so that an interrupted run goes on
 where it was; benchmarks/results/compress.json has what is known so far after each row. A tool that fails is a row with its own last
-words. `--until` begins nothing new after that time of day; `--tables` only prints the tables of the results that are there;
+words. Of each maker the smallest file is tried on all kinds of CPU, then the next, until one holds on all of them; `--everything` tries all
+of them, `--here` none. `--until` begins nothing new after that time of day; `--tables` only prints the tables of the results that are there;
 `--update` puts them into README.md, docs/benchmarks.md and docs/benchmarks.svg. Fails if ours breaks its own promise: a quality drop over
 the budget, slower than the source beyond `maxSlowdown`, or no smaller than the source.
 """
@@ -17,14 +18,15 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import environments
 import tables
+from contenders import ONNX, OURS, TOOLS, Tool, make
 from models import ROOT, BenchModel, names, prepare
-from tools import ONNX, OURS, TOOLS, Tool, make
 from yardstick import Yardstick, cpu_name, limit_of
 
 from edgemodel_api.hardware import HardwareClass
@@ -64,14 +66,39 @@ def row(tool: Tool, model: BenchModel, yardstick: Yardstick) -> dict[str, Any]:
         return found
     # What a node downloads, at most.
     found["stored_bytes"] = max(m["stored_bytes"] for m in measured.values())
-    limit = limit_of(tool.max_drop or model.max_drop)
-    if tool.format == ONNX and found["quality"]["drop"] <= limit + 1e-9:
-        for kind in KINDS:
-            if files[kind] == folder:
-                found["classes"].append({"hardwareClass": kind, "holds": False, "message": "no file for it"})
-            else:
-                found["classes"] += yardstick.classes(files[kind], (kind,), limit)
+    found["float"] = all(m.get("float") for m in measured.values())
+    found["files"] = {k: "" if f == folder else str(f.relative_to(environments.cache())) for k, f in files.items()}
+    found["classes"] = made.verified
     return found
+
+
+def try_on_all(rows: list[dict[str, Any]], yardstick: Yardstick, *, everything: bool) -> Iterator[dict[str, Any]]:
+    """Rows of one model, tried on each kind of CPU: of each maker the smallest first, until one holds on all of them.
+
+    Emulation takes some fifty times as long, so what cannot be in the first table is not run, unless `everything` is asked for.
+    """
+    for group in dict.fromkeys(r["group"] for r in rows):
+        for found in sorted((r for r in rows if r["group"] == group), key=lambda r: r.get("stored_bytes") or 0):
+            tool = next(t for t in TOOLS if t.name == found["tool"])
+            limit = limit_of(tool.max_drop or yardstick.model.max_drop)
+            wanted = not found.get("failure") and found["format"] == ONNX and not found["float"]
+            if wanted and found["quality"]["drop"] <= limit + 1e-9:
+                known = _on_classes(found, yardstick, limit)
+                yield {**found, "classes": known}
+                if all(c.get("holds") for c in known) and group != OURS and not everything:
+                    break
+
+
+def _on_classes(found: dict[str, Any], yardstick: Yardstick, limit: float) -> list[dict[str, Any]]:
+    have = {c["hardwareClass"]: c for c in found["classes"]}
+    for kind, name in found["files"].items():
+        if kind in have and have[kind].get("how") != "No":
+            continue
+        if name:
+            (have[kind],) = yardstick.classes(environments.cache() / name, (kind,), limit)
+        else:
+            have[kind] = {"hardwareClass": kind, "holds": False, "message": "no file for it"}
+    return [have[kind] for kind in KINDS]
 
 
 def broken(found: dict[str, Any], source: dict[str, Any]) -> list[str]:
@@ -136,12 +163,20 @@ def run(options: argparse.Namespace, results: Results) -> list[str]:
             results.known["models"][model.name] = yardstick.about()
             for tool in chosen:
                 if _late(options.until):
-                    break
+                    return problems
                 print(f"{_now():%H:%M:%S} {model.name} {tool.name} …", file=sys.stderr, flush=True)
                 found = row(tool, model, yardstick)
                 results.put(found)
                 problems += broken(found, results.known["models"][model.name])
                 print(f"{_now():%H:%M:%S} {_told(found, results)}", file=sys.stderr, flush=True)
+            mine = [r for r in results.known["rows"] if r["model"] == model.name]
+            if options.here:
+                continue
+            for found in try_on_all(mine, yardstick, everything=options.everything):
+                results.put(found)
+                print(f"{_now():%H:%M:%S} {found['tool']} {_told(found, results)}", file=sys.stderr, flush=True)
+                if _late(options.until):
+                    return problems
     return problems
 
 
@@ -179,6 +214,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], choices=names(), help="a model; may be repeated")
     parser.add_argument("--tool", action="append", default=[], choices=[t.name for t in TOOLS], help="may be repeated")
     parser.add_argument("--until", type=dt.time.fromisoformat, help="begin nothing new after this time of day")
+    parser.add_argument("--here", action="store_true", help="leave the other kinds of CPU out")
+    parser.add_argument(
+        "--everything", action="store_true", help="all files on all kinds of CPU, not only the smallest"
+    )
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--update", action="store_true", help="put the tables into README.md and docs/")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file with what is known")

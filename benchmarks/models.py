@@ -157,11 +157,15 @@ def _voice(model: BenchModel, packages: Path) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array([-1, windows]), "audio.flat"))
     graph.initializer.append(numpy_helper.from_array(np.array([1, WINDOWS, 1]), "speech.shape"))
     graph.node.insert(0, helper.make_node("Reshape", ["audio", "audio.flat"], [first], name="audio.flat"))
+    graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+    # Both classes of a window, so that quality is how many decisions stay.
     graph.node.append(helper.make_node("Reshape", [last, "speech.shape"], ["speech"], name="speech.shape"))
+    graph.node.append(helper.make_node("Sub", ["one", "speech"], ["silence"], name="silence"))
+    graph.node.append(helper.make_node("Concat", ["silence", "speech"], ["decisions"], name="decisions", axis=2))
     del graph.input[:]
     del graph.output[:]
     graph.input.append(helper.make_tensor_value_info("audio", TensorProto.FLOAT, [1, WINDOWS, windows]))
-    graph.output.append(helper.make_tensor_value_info("speech", TensorProto.FLOAT, [1, WINDOWS, 1]))
+    graph.output.append(helper.make_tensor_value_info("decisions", TensorProto.FLOAT, [1, WINDOWS, 2]))
     # What shapes were inferred before belong to another length.
     del graph.value_info[:]
     onnx.save(proto, model.model)

@@ -173,16 +173,12 @@ def _scores(task: Task, source: Any) -> Callable[[np.ndarray, int], float]:
     truth = [run(row) for row in task.rows(task.validation)]
     if task.metric == "Cosine":
         return lambda answer, i: _cosine(answer, truth[i])
-    return lambda answer, i: float((_decided(answer) == _decided(truth[i])).mean())
+    return lambda answer, i: float((answer.argmax(-1) == truth[i].argmax(-1)).mean())
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
     return float(x @ y / max(1e-12, float(np.linalg.norm(x) * np.linalg.norm(y))))
-
-
-def _decided(answer: np.ndarray) -> np.ndarray:
-    return answer > 0.5 if answer.shape[-1] == 1 else answer.argmax(-1)
 
 
 def aeq_dynamic(task: Task) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import environments
+from contenders import ONNX
 from models import ROOT, BenchModel, prepare
-from tools import ONNX
 from yardstick import Yardstick, cpu_name
 
 from edgemodel_api.edgemodel import Activations, Granularity, Precision, PruneMethod, PruneStep, QuantizeStep, Structure

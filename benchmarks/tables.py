@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tools import COREML, ONNX, OURS, TFLITE, TOOLS
+from contenders import COREML, ONNX, OURS, TFLITE, TOOLS
 
 from edgemodel_api.quantities import format_bytes, format_seconds
 
@@ -27,7 +27,9 @@ def keeps(row: Row, limit: float = LIMIT) -> bool:
     """Whether it is known to keep the quality wherever it can be checked: ONNX files on every kind of CPU."""
     if row.get("failure") or not row.get("quality") or row["quality"]["drop"] > limit + 1e-9:
         return False
-    return row["format"] != ONNX or (bool(row["classes"]) and all(c.get("holds") for c in row["classes"]))
+    return (
+        row["format"] != ONNX or row["float"] or (bool(row["classes"]) and all(c.get("holds") for c in row["classes"]))
+    )
 
 
 def best(rows: list[Row]) -> Row | None:
@@ -163,7 +165,8 @@ def page(results: dict[str, Any], models: tuple[str, ...]) -> str:
             "- **latency** over fp32's in alternating rounds, one thread, the session options that the agent serves with (all of onnxruntime's"
             f" optimizations); the median of three comparisons. The machine was shared while this ran (load {_load(results)}): trust ratios.\n"
             "- **CPUs**: on how many kinds of CPU the file holds: it runs there and loses at most the budget on 32 samples, half of them those on which"
-            " fp32 is least sure. A file that is over the budget on this CPU is not run on the others. Natively or emulated by QEMU: "
+            " fp32 is least sure. A file that is over the budget on this CPU is not run on the others, nor is one that is larger than another of the same maker"
+            " that holds on all of them; a float file computes the same everywhere. Natively or emulated by QEMU: "
             f"{', '.join(f'{k} {v}' for k, v in results['cpus'].items())}.\n"
             "- **time**, **memory**: wall time of the tool's process, and peak of its and its children's proportional set size. Ours has all"
             " measurements and verification in it; peers measure nothing, but for NNCF's accuracy control.\n"
@@ -229,8 +232,11 @@ def _variant(row: Row) -> str:
 def _cpus(row: Row) -> str:
     if row["format"] != ONNX:
         return MARKS[row["format"]]
+    if row["float"]:
+        return "float"
     if not row["classes"]:
-        return "over the budget here"
+        over = row["quality"]["drop"] > LIMIT
+        return "over the budget here" if over else "not run: larger than another of the same maker"
     count = sum(bool(c.get("holds")) for c in row["classes"])
     broken = [c for c in row["classes"] if not c.get("holds")]
     told = "; ".join(f"{c['hardwareClass']}: {_plain(c.get('message') or 'not known')}" for c in broken)
@@ -238,7 +244,7 @@ def _cpus(row: Row) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.replace("|", "/").split())[:200]
+    return " ".join(text.replace("|", "/").split())[:320]
 
 
 def _versions(results: dict[str, Any]) -> list[str]:

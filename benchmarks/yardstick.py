@@ -20,8 +20,10 @@ from typing import Any
 
 import environments
 import numpy as np
+import onnx
+from contenders import COREML, ONNX, TFLITE
 from models import BenchModel
-from tools import COREML, ONNX, TFLITE
+from onnx import TensorProto
 
 from edgemodel_api.edgemodel import ValidationData
 from edgemodel_api.errors import EdgeModelError
@@ -30,19 +32,19 @@ from edgemodel_compressor import verify
 from edgemodel_compressor.data import Dataset, open_dataset
 from edgemodel_compressor.evaluate.latency import compare_latency
 from edgemodel_compressor.evaluate.quality import Evaluator, Quality
-from edgemodel_compressor.evaluate.runner import Run, runner
-from edgemodel_compressor.formats import coreml, tflite
+from edgemodel_compressor.evaluate.runner import Array, Arrays, Run, runner
+from edgemodel_compressor.formats import coreml
 from edgemodel_compressor.formats.onnx_model import SourceModel, load_model
 from edgemodel_compressor.judge import serving_session
 from edgemodel_oci.artifact import packed_size
 
 #: Raised when something is measured otherwise.
-LAYOUT = 1
+LAYOUT = 3
 #: A latency is the median of so many comparisons with the source, each of so many seconds.
 REPEATS, SECONDS = 3, 1.0
 #: The interpreter of Core ML packages is numpy: it judges so many samples, the first half of them the least sure ones.
 INTERPRETED = 48
-SAMPLES, EMULATED_SECONDS = 32, 180.0
+SAMPLES, EMULATED_SECONDS = 32, 120.0
 
 
 class Yardstick:
@@ -99,7 +101,7 @@ class Yardstick:
         """The file on each of some kinds of CPU, natively or under emulation: rows of `verify`."""
         found = []
         for kind in kinds:
-            with _kept("class", LAYOUT, self.digest, _digest(path), kind, limit, _runtime(ONNX)) as known:
+            with _kept("class", 1, self.digest, _digest(path), kind, limit, _runtime(ONNX)) as known:
                 if not known:
                     chosen = verify.samples(self.evaluator, limit=limit, wanted=SAMPLES)
                     (row,) = verify.verify(
@@ -117,6 +119,7 @@ class Yardstick:
     def _measured(self, path: Path, kind: str) -> dict[str, Any]:
         single = path if path.is_file() else _zipped(path, self.folder / "package.zip")
         found: dict[str, Any] = {"file_bytes": single.stat().st_size, "stored_bytes": packed_size(single)}
+        found["float"] = kind == ONNX and _is_float(single)
         try:
             run = _open(path, kind)
             quality = self._quality(run, kind)
@@ -147,6 +150,16 @@ class Yardstick:
         return self.evaluator.apart(self.evaluator.judge_rows(run, some, one_by_one=True), some)
 
 
+def _is_float(path: Path) -> bool:
+    """Whether nothing in it is quantized: such a file computes the same everywhere."""
+    graph = onnx.load(path).graph
+    small = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+    words = ("Quant", "Integer", "NBits")
+    return not any(t.data_type in small for t in graph.initializer) and not any(
+        word in node.op_type for node in graph.node for word in words
+    )
+
+
 def limit_of(max_drop: str) -> float:
     """A budget as a fraction."""
     return float(parse_percent(max_drop))
@@ -161,7 +174,41 @@ def cpu_name() -> str:
 def _open(path: Path, kind: str) -> Run:
     if kind == ONNX:
         return runner(serving_session(path, 1))
-    return tflite.open_run(path) if kind == TFLITE else coreml.open_run(path)
+    return _litert(path) if kind == TFLITE else coreml.open_run(path)
+
+
+def _litert(path: Path) -> Run:
+    """A TFLite file of any tool, fed with floats and answering with floats: fully quantized ones take and give integers."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        call = Interpreter(model_path=str(path), num_threads=1).get_signature_runner()
+        ends = {**call.get_input_details(), **call.get_output_details()}
+    except (ValueError, RuntimeError) as error:
+        raise EdgeModelError(f"LiteRT cannot load it: {error}") from None
+    inputs = list(call.get_input_details())
+
+    def run(feeds: Arrays) -> Arrays:
+        try:
+            found = call(**{name: _integers(feeds[name], ends[name]) for name in inputs})
+        except (ValueError, RuntimeError) as error:
+            raise EdgeModelError(f"LiteRT fails on the data: {error}") from None
+        return {name: _floats(np.array(value), ends[name]) for name, value in found.items()}
+
+    return run
+
+
+def _integers(value: Array, end: Any) -> Array:
+    scale, zero = end["quantization"]
+    if not scale or value.dtype.kind != "f":
+        return value
+    bounds = np.iinfo(end["dtype"])
+    return np.clip(np.round(value / scale) + zero, bounds.min, bounds.max).astype(end["dtype"])
+
+
+def _floats(value: Array, end: Any) -> Array:
+    scale, zero = end["quantization"]
+    return (value.astype(np.float32) - zero) * np.float32(scale) if scale and value.dtype.kind in "iu" else value
 
 
 def _runtime(kind: str) -> str:

@@ -26,6 +26,7 @@ from edgemodel_api.job import JobResult, JobSpec, Outcome
 from edgemodel_api.report import CompressionReport
 
 from . import summary
+from .parent import end_with_parent
 from .progress import Lines
 
 log = logging.getLogger("edgemodel_compressor")
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)
+    end_with_parent()
     report = None
     try:
         result, report = _run(options.job)

@@ -1,7 +1,8 @@
 """Formats besides ONNX: the float model that the best ONNX recipe stands on, in every encoding of each, judged alike.
 
 A TFLite file is judged on all the validation data, with LiteRT. Core ML is not on this machine: an interpreter runs the
-package on the golden cases only, and its row says so. What is accepted follows from quality and size, so that two runs
+package on the golden cases and on a few samples of the validation data, half of them those on which the source is least
+sure (on the golden cases alone 2-bit weights were seen to pass), and its row says so. What is accepted follows from quality and size, so that two runs
 give the same artifact; how fast it is, the trial on each kind of node finds out.
 """
 
@@ -27,7 +28,7 @@ from . import gates
 from .bench import Outcome
 from .build import CALIBRATION_SAMPLES
 from .evaluate.metrics import agreement_judge
-from .evaluate.runner import Arrays, runner
+from .evaluate.runner import Arrays, Run, runner
 from .formats import others, plain
 from .formats.equivalence import compare_answers
 from .formats.onnx_model import open_session
@@ -38,7 +39,12 @@ from .progress import Report
 from .recipe import NAME_LIMIT, Recipe, Reshape
 from .setup import Setup
 from .summary import SOURCE
+from .verify.samples import Samples, samples
 
+#: Of the validation data, for what is interpreted here.
+FEW_SAMPLES = 64
+#: A writer's own check, which is of the conversion, has fewer.
+CHECKED_CASES = 8
 #: Computes in integers: the one encoding whose speed and answers depend on the device's kernels.
 _INTEGER = "int8-full"
 
@@ -105,6 +111,7 @@ class Converter:
     late: Callable[[], bool] = lambda: False
     skipped: int = 0
     _answers: dict[str, Arrays] = field(default_factory=dict)
+    _samples: Samples | None = None
 
     def source(self, wanted: Format, base: Base) -> Made:
         """The source as float32, where no ONNX file is wanted.
@@ -154,7 +161,7 @@ class Converter:
                 self._folder() / file_name(wanted, name),
                 encoding=encoding,
                 calibration=self._calibration(),
-                feeds=self.plan.golden.inputs,
+                feeds={n: a[: CHECKED_CASES * self.plan.golden.rows] for n, a in self.plan.golden.inputs.items()},
             )
             made = replace(
                 made,
@@ -187,7 +194,7 @@ class Converter:
             measured = self._on_data(row, writer, written)
             row = row.replace(quality=measured.quality, quality_drop=measured.quality_drop)
         else:
-            measured = self._on_cases(row, answers[0])
+            measured = self._on_few(row, answers[0], runs[0])
             row = row.replace(quality_drop=measured.quality_drop)
         refusals = [*gates.deterministic_gates(self.job.compression.budget, measured)]
         source = self.plan.lab.bench.source
@@ -217,8 +224,10 @@ class Converter:
             quality_drop=quality.drop if quality is not None else None,
         )
 
-    def _on_cases(self, row: Conversion, answers: Arrays) -> Measurement:
-        """How close to the source's answers, by the same measure as quality without labels."""
+    def _on_few(self, row: Conversion, answers: Arrays, run: Run) -> Measurement:
+        """The worse of two: how close to the source's answers on the golden cases, by the same measure as quality without
+        labels; and quality on the few samples.
+        """
         output = self.plan.evaluator.output
         expected = self.plan.golden.outputs[output]
         declared = self.job.data.validation
@@ -227,7 +236,18 @@ class Converter:
         if got is None or got.shape != expected.shape:
             raise InputError(f"output {output!r} has another shape than the source's")
         value = float(judge.rows(got, judge.keep(expected)).mean())
-        return Measurement(size_bytes=row.size_bytes, file_bytes=row.file_bytes, quality=value, quality_drop=1 - value)
+        judged = self.samples.judge([run(feeds) for feeds in self.samples.feeds])
+        return Measurement(
+            size_bytes=row.size_bytes, file_bytes=row.file_bytes, quality_drop=max(1 - value, judged.drop)
+        )
+
+    @property
+    def samples(self) -> Samples:
+        """The few samples, the same for all files."""
+        if self._samples is None:
+            limit = parse_percent(self.job.compression.budget.max_quality_drop)
+            self._samples = samples(self.plan.evaluator, limit=limit, wanted=FEW_SAMPLES, seed=self.job.seed)
+        return self._samples
 
     def _onnx(self, base: Base) -> Arrays:
         """The ONNX model's own answers to the golden cases."""
@@ -341,7 +361,7 @@ def _worst(scores: Sequence[GoldenScore]) -> GoldenScore:
 def _why(refusal: Refusal, budget: Budget, row: Conversion, *, here: bool) -> str:
     """With the number, the limit, and what to change."""
     if refusal.gate == gates.QUALITY:
-        where = "" if here else f" on the {row.cases} golden cases, the only ones that it is judged on"
+        where = "" if here else f" on the golden cases or the {FEW_SAMPLES} samples that it is judged on"
         advice = ", or give calibration data like what devices see" if row.encoding == _INTEGER else ""
         now = f" (quality {row.quality:.4g})" if row.quality is not None else ""
         return (

@@ -177,9 +177,9 @@ class _Run:
         made = converted(converter, reshapes, base.model, sparse=bool(base.sparsity))
         if any(m.format is Format.COREML and m.path is not None for m in made):
             self.told.warn(
-                "Core ML was not run: its packages are interpreted on the"
-                f" {self.plan.golden.cases} golden cases, and their quality drop is the share of the source's answers to these"
-                " that they change; try them on a device"
+                f"Core ML was not run: its packages are interpreted on the {self.plan.golden.cases} golden cases and"
+                f" {len(converter.samples.feeds)} requests of the validation data, half of these the ones that the source is"
+                " least sure of, and the quality drop is the worse of the two: try them on a device"
             )
         if converter.skipped:
             self.told.warn(

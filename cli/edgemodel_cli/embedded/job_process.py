@@ -18,6 +18,7 @@ from edgemodel_agent.files import read_json, write_json
 from edgemodel_api.errors import TransientError
 from edgemodel_api.job import RESULT_LIMIT_BYTES, JobResult, JobSpec, Outcome, Progress
 from edgemodel_api.quantities import format_bytes
+from edgemodel_compressor.parent import PARENT_VARIABLE
 
 from .children import Child, ProcessRecord, last_line, process_created
 from .secrets import cache_folder, with_secrets
@@ -72,9 +73,16 @@ class JobProcess:
             write_json(self.folder / "job.json", local.to_json())
             command = [sys.executable, "-m", MODULE, "--job", str(self.folder / "job.json")]
             command += ["--result", str(self.folder / "result.json"), "--report", str(self.report)]
+            # It watches this process: one that is killed (a kernel that is restarted) cannot end it.
+            environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
             with open(self.log, "ab") as log:
                 self.process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
                 )
         except OSError as error:
             raise TransientError(f"the compression Job cannot be started: {error}") from None

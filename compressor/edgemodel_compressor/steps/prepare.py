@@ -4,7 +4,9 @@
 1. Every node gets a name, and none two nodes share: `{op type}_{index of the node in its graph}`, stable across runs.
 2. Constant nodes become initializers; initializers are no longer inputs that a caller might feed (ONNX IR ≥ 4).
 3. Identity, Cast, Transpose, Reshape, Squeeze, Unsqueeze, Flatten and Slice of an initializer are computed, where the
-   result is no larger and nothing else needs the original (a tied embedding must not be stored twice).
+   result is no larger and nothing else needs the original (a tied embedding must not be stored twice). So are weights
+   of 8 bits behind a DequantizeLinear, or a Cast and a scale, where the model computes in floats alone: they can then
+   be pruned, or stored smaller still. Candidates are held to the source's size, which had them small.
 4. BatchNormalization behind a Conv is folded into it: with s = γ / √(σ² + ε), W' = W·s and b' = (b − μ)·s + β, per
    output channel (ONNX BatchNormalization, inference mode). Integer kernels then see one node instead of two.
 5. What nothing reads is dropped.
@@ -42,6 +44,11 @@ from .graph import (
 
 PER_CHANNEL_OPSET = 13
 _FOLDABLE = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice"})
+_DEQUANTIZE = "DequantizeLinear"
+#: With one of these, integers are computed with.
+_INTEGER_COMPUTE = frozenset({
+    "QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
+})  # fmt: skip
 #: A folded constant may be larger than what it was made of by this much.
 _SLACK_BYTES = 4096
 
@@ -153,19 +160,26 @@ def _name_nodes(model: Any) -> None:
 
 def _fold_constants(model: Any) -> None:
     imports = {o.domain: o.version for o in model.opset_import}
+    ops = {n.op_type for g in graphs(model.graph) for n in g.node}
+    # Large weights are worked on one at a time, and are not made four times as large.
+    widens = not ops & _INTEGER_COMPUTE and next(iter(kept_tensors(model)), None) is None
     for graph in graphs(model.graph):
         fed = {i.name for i in graph.input}
         known = {t.name: t for t in graph.initializer if t.name not in fed}
         uses = uses_of(graph)
         outputs = {o.name for o in graph.output}
         kept = []
+        wide: set[str] = set()
         for node in graph.node:
             folded = None
-            if node.op_type in _FOLDABLE and is_standard(node) and node.output[0] not in outputs:
-                folded = _folded(node, known, uses, imports)
+            growing = widens and _widens(node, known, wide)
+            if (node.op_type in _FOLDABLE or growing) and is_standard(node) and node.output[0] not in outputs:
+                folded = _folded(node, known, uses, imports, growing=growing)
             if folded is None:
                 kept.append(node)
                 continue
+            if growing:
+                wide.add(node.output[0])
             graph.initializer.append(folded)
             known[folded.name] = graph.initializer[-1]
             for name in node.input:
@@ -173,7 +187,20 @@ def _fold_constants(model: Any) -> None:
         _set_nodes(graph, kept)
 
 
-def _folded(node: Any, known: dict[str, Any], uses: dict[str, int], imports: dict[str, int]) -> Any | None:
+def _widens(node: Any, known: dict[str, Any], wide: set[str]) -> bool:
+    """Whether it makes floats of stored integers, or scales what was made of them."""
+    if node.op_type in ("Mul", "Sub"):
+        return any(n in wide for n in node.input)
+    if node.op_type not in ("Cast", _DEQUANTIZE) or not node.input or node.input[0] not in known:
+        return False
+    stored = known[node.input[0]]
+    floats = node.op_type == _DEQUANTIZE or attribute(node, "to", 0) == onnx.TensorProto.FLOAT
+    return floats and len(stored.dims) > 1 and stored.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+
+
+def _folded(
+    node: Any, known: dict[str, Any], uses: dict[str, int], imports: dict[str, int], *, growing: bool
+) -> Any | None:
     inputs = [n for n in node.input if n]
     if not inputs or len(node.output) != 1 or any(n not in known for n in inputs):
         return None
@@ -184,7 +211,7 @@ def _folded(node: Any, known: dict[str, Any], uses: dict[str, int], imports: dic
         run = ReferenceEvaluator(node, opsets=imports)
         (value,) = run.run(None, {n: array_of(known[n]) for n in inputs})
         value = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
-        if value.nbytes > source.nbytes + _SLACK_BYTES:
+        if value.nbytes > source.nbytes + _SLACK_BYTES and not growing:
             return None
         return tensor_of(value, node.output[0], beside=known[inputs[0]])
     except InputError:

@@ -23,6 +23,11 @@ def formats_on(candidates: Iterable[CandidateStatus], platform: str) -> frozense
     return frozenset(c.format or Format.ONNX for c in candidates if c.platform == platform)
 
 
+def loads(m: Member, variant: VariantStatus | None) -> bool:
+    """Whether a node loads what was chosen for its class; true as well where nothing was."""
+    return variant is None or not variant.accepted or (variant.format or Format.ONNX) in m.formats
+
+
 def formats_for(there: frozenset[Format], nodes: Iterable[Member]) -> frozenset[Format]:
     """Of the formats that are `there`, those that are tried on these nodes of one class; empty: no node loads any.
 
@@ -64,14 +69,14 @@ def no_runtime(
 
 def unable(pool: Pool, goal: Goal) -> str:
     """Which nodes can be reached and have no runtime for their class's variant, for a message; empty: none."""
-    found = [m for m in pool if m.online and (c := goal.meant_for(m)) is not None and c.format not in m.formats]
+    meant = {m.name: goal.meant_for(m) for m in pool if m.online}
+    found = [m for m in pool if (c := meant.get(m.name)) is not None and c.format not in m.formats]
     if not found:
         return ""
-    first = goal.meant_for(found[0])
-    needs = _needs(first.format) if first is not None else ""
-    return f"{counted(len(found), 'node')} without a runtime for it ({needs}; " + (
-        listed([f"{m.name} has {_runtimes(m)}" for m in found], 3) + ")"
-    )
+    formats = {c.format for m in found if (c := meant[m.name]) is not None}
+    needs = "; ".join(_needs(f) for f in Format if f in formats)
+    names = listed([f"{m.name} has {_runtimes(m)}" for m in found], 3)
+    return f"{counted(len(found), 'node')} without a runtime for it ({needs}; {names})"
 
 
 def _needs(one: Format) -> str:

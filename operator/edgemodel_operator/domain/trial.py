@@ -13,7 +13,7 @@ from edgemodel_api.hardware import HardwareClass
 from .choose import candidates_for, choose, judge, measurable
 from .observed import Observed
 from .pool import Member, Pool
-from .runnable import formats_for, formats_on, no_runtime
+from .runnable import formats_for, formats_on, loads, no_runtime
 from .text import counted, listed, shortened
 
 #: So many nodes of a class may turn out unable to measure anything before the class is refused.
@@ -52,7 +52,8 @@ def trials(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Tried:
     """Assign the trials that are needed, never more; record the results that are complete; unassign the rest.
 
     A class without an online node waits: it blocks nobody. A decided class stays decided until the revision changes
-    or what was refused is tried again; but for one that had no runtime, which is looked at again in each pass.
+    or what was refused is tried again; but for one that had no runtime, which is looked at again in each pass, and one of
+    whose nodes none loads its variant any more.
     """
     known = {v.hardware_class: v for v in status.variants if v.reason != reasons.NO_RUNTIME}
     wanted: dict[str, AssignedTrial] = {}
@@ -60,6 +61,8 @@ def trials(observed: Observed, status: EdgeModelStatus, pool: Pool) -> Tried:
     for hardware_class in sorted({m.hardware_class for m in pool if m.hardware_class is not None}):
         nodes = [m for m in pool if m.hardware_class is hardware_class and m.platform in status.platforms]
         platform = (nodes[0].platform or "") if nodes else ""
+        if nodes and not any(loads(m, known.get(hardware_class)) for m in nodes):
+            del known[hardware_class]
         there = formats_on(status.candidates, platform)
         formats = formats_for(there, nodes)
         if there and nodes and not formats and is_open(known.get(hardware_class)):

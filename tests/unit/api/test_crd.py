@@ -21,6 +21,7 @@ from edgemodel_api.edgenode import (
     ModelStatus,
     RunningModel,
 )
+from edgemodel_api.formats import Format
 from edgemodel_api.hardware import Hardware, HardwareClass
 from edgemodel_api.meta import Condition, ObjectMeta
 
@@ -181,6 +182,7 @@ def test_what_the_operator_and_the_agent_write_is_accepted(server_verdict):
         name="int8",
         digest="sha256:0",
         size_bytes=2**40,
+        format=Format.TFLITE,
     )
     entry = HistoryEntry(revision="r", result=RevisionResult.ROLLED_OUT, finished_at=at, variants=(variant,))
     model = EdgeModel.model_validate(

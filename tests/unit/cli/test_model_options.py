@@ -1,10 +1,14 @@
 """A command line that names a model means the same as a manifest."""
 
 import inspect
+import io
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import edgemodel
 from edgemodel_api.edgemodel import Activations, DistillMethod, Format, Metric, Objective, Precision, Structure
@@ -83,6 +87,29 @@ def test_every_option_is_one_of_the_command_line_and_of_python():
     assert of_options == of_command - {"out", "timeout"} | {"steps"}
     assert of_options == of_python - {"out", "timeout"}
     assert of_options == {"model", "steps", *FIELDS, *STEPS}
+
+
+@given(st.sets(st.sampled_from(sorted({*FIELDS, *STEPS} - {"student"}))))
+@settings(max_examples=25)
+def test_what_is_typed_is_the_manifest_that_is_shown(names):
+    """Any of the options together: refused with words, or the manifest that `--show-manifest` prints is theirs."""
+    options = ModelOptions(Path("m.onnx"), **{name: getattr(WHOLE, name) for name in names})
+    typed = [part for name in sorted(names) for value in _values(getattr(WHOLE, name)) for part in (flag(name), value)]
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main.main(["compress", "m.onnx", *typed, "--show-manifest"])
+    refused, wanted = "", None
+    try:
+        wanted = edge_model(options)
+    except InputError as error:
+        refused = f"edgemodel: {error.message}\n"
+    assert err.getvalue() == refused
+    assert (load(out.getvalue()) if wanted else out.getvalue()) == (wanted or "")
+    assert (ended.value.code or 0) == (2 if refused else 0)
+
+
+def _values(value: object) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else (str(value),)
 
 
 PRUNING = {

@@ -118,3 +118,36 @@ def test_functions_are_inlined(m):
     assert ops(done) == ["MatMul", "Relu"]
     assert [w.name for w in weights(done)] == ["w"]
     np.testing.assert_array_equal(m.run(done, m.normal(5, 4)), m.run(made, m.normal(5, 4)))
+
+
+@pytest.mark.parametrize("how", ["DequantizeLinear", "Cast and scale", "integers are computed with"])
+def test_stored_integers_become_weights_where_floats_are_computed_with(m, how):
+    """One scale a channel; beside a QuantizeLinear the pairs stay as they are."""
+    numbers = np.arange(-60, 60, 10, dtype=np.int8).reshape(4, 3)
+    scale, zero = np.array([0.1, 0.2, 0.3], np.float32), np.array([0, 1, -1], np.int8)
+    tensors = {
+        "w": numbers,
+        "s": scale,
+        "z": zero,
+        "zf": zero.astype(np.float32),
+        "one": np.float32(0.05),
+        "zero": np.int8(0),
+    }
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s", "z"], ["f"], axis=1)]
+    if how == "Cast and scale":
+        cast = helper.make_node("Cast", ["w"], ["c"], to=TensorProto.FLOAT)
+        nodes = [cast, m.node("Sub", ["c", "zf"], "d"), m.node("Mul", ["d", "s"], "f")]
+    nodes.append(m.node("MatMul", ["x", "f"], "p"))
+    last = [m.node("Relu", ["p"], "y")]
+    if how.startswith("integers"):
+        last = [
+            m.node("QuantizeLinear", ["p", "one", "zero"], "q"),
+            m.node("DequantizeLinear", ["q", "one", "zero"], "y"),
+        ]
+    done = prepare(m.model([*nodes, *last], tensors, x=("n", 4)))
+    if how.startswith("integers"):
+        assert ops(done) == ["DequantizeLinear", "MatMul", "QuantizeLinear", "DequantizeLinear"]
+        return
+    assert ops(done) == ["MatMul", "Relu"]
+    (stored,) = (numpy_helper.to_array(t) for t in done.graph.initializer if t.name == "f")
+    np.testing.assert_array_equal(stored, (numbers.astype(np.float32) - zero) * scale)

@@ -66,7 +66,7 @@ def test_names_layouts_and_types_are_the_files(content):
         for v in (*graph.input, *graph.output)
     }
     assert shapes == {"picture": ["batch", 8, 8, 3], "scores": ["batch", 5]}
-    assert [n.op_type for n in graph.node] == ["Transpose", "Conv", "Relu", "ReduceMean", "DequantizeLinear", "Gemm"]
+    assert [n.op_type for n in graph.node] == ["Transpose", "Conv", "Relu", "ReduceMean", "Cast", "Mul", "Gemm"]
     assert (read.free_batch, read.kinds) == (True, {"int8 weights"})
 
 

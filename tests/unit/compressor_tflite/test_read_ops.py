@@ -552,3 +552,38 @@ def test_hybrid_weights(hand):
     y = h.op("FULLY_CONNECTED", [h.input("x", (1, 32)), h.const(numbers, np.int8, q), h.weights(16)], (1, 16))
     read = hand(h, y, tolerance=0.02)
     assert read.kinds == {"int8 weights"}
+
+
+@pytest.mark.parametrize("crop", [0, 1])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_dilated_convolution_by_way_of_the_batch(hand, depthwise, crop):
+    """7 x 6, padded by 2 and (3, 2) to 12 x 10 blocks of 2: a window of 3 with dilation 2."""
+    h = Hand()
+    pads, crops = h.const([[2, 3], [2, 2]], np.int32), h.const([[0, 1 + crop], [0, 0]], np.int32)
+    parts = h.op("SPACE_TO_BATCH_ND", [h.input("x", PICTURE), h.ints(2, 2), pads], (4, 6, 5, 4))
+    code, w = ("DEPTHWISE_CONV_2D", h.weights(1, 3, 3, 4)) if depthwise else ("CONV_2D", h.weights(4, 3, 3, 4))
+    more = {"depthMultiplier": 1} if depthwise else {}
+    c = h.op(
+        code,
+        [parts, w, h.weights(4)],
+        (4, 4, 3, 4),
+        padding=VALID,
+        strideH=1,
+        strideW=1,
+        fusedActivationFunction=RELU,
+        **more,
+    )
+    y = h.op("BATCH_TO_SPACE_ND", [c, h.ints(2, 2), crops], (1, 7 - crop, 6, 4))
+    read = hand(h, y)
+    (conv,) = [n for n in read.model.graph.node if n.op_type == "Conv"]
+    assert [list(a.ints) for a in conv.attribute if a.name == "dilations"] == [[2, 2]]
+
+
+def test_space_to_batch_alone(hand):
+    h = Hand()
+    x = h.input("x", PICTURE)
+    parts = h.op("SPACE_TO_BATCH_ND", [x, h.ints(2, 3), h.const([[1, 0], [0, 3]], np.int32)], (6, 4, 3, 4))
+    h.output("parts", h.op("NEG", [parts], (6, 4, 3, 4)))
+    h.output("whole", h.op("BATCH_TO_SPACE_ND", [parts, h.ints(2, 3), h.const([[1, 0], [0, 3]], np.int32)], PICTURE))
+    h.feeds = {n: a[:1] for n, a in h.feeds.items()}
+    hand(h, free=False)

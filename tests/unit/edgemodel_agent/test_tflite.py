@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_agent import runtimes
 from edgemodel_agent.runtimes import tflite
-from edgemodel_agent.runtimes.base import TensorSpec, blank, fixed_rows
+from edgemodel_agent.runtimes.base import DATATYPES, TensorSpec, blank, fixed_rows
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.formats import tflite as writer
 
@@ -94,6 +94,22 @@ def test_names_types_and_order_are_those_of_the_onnx_model(two):
     for name, expected in theirs.run(feeds).items():
         np.testing.assert_allclose(answers[name], expected, rtol=1e-6)
     assert list(ours.run(feeds, ["b"])) == ["b"]
+
+
+@pytest.mark.parametrize("kind", ["BOOL", "UINT8", "INT8", "INT32", "INT64", "FLOAT"])
+def test_every_type_that_a_tflite_model_can_have(folder, kind):
+    """16-bit and unsigned types, strings and doubles the writer refuses."""
+    number = getattr(TensorProto, kind)
+    node = helper.make_node("Not", ["x"], ["y"], name="n") if kind == "BOOL" else None
+    node = node or helper.make_node("Concat", ["x", "x"], ["y"], axis=1, name="n")
+    width = 3 if kind == "BOOL" else 6
+    model = model_of([node], [values("x", number, ["n", 3])], [values("y", number, ["n", width])])
+    theirs, ours = (runtimes.load(p) for p in pair(folder, kind, model))
+    assert (ours.inputs, ours.outputs) == (theirs.inputs, theirs.outputs)
+    x = np.array([[1, 0, 1], [0, 1, 0]]).astype(DATATYPES[ours.inputs[0].datatype])
+    answer = ours.run({"x": x})["y"]
+    assert answer.dtype == x.dtype
+    np.testing.assert_array_equal(answer, theirs.run({"x": x})["y"])
 
 
 def test_any_batch_in_any_order_and_strided_arrays(images):

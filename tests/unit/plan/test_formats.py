@@ -129,6 +129,22 @@ def test_a_node_that_loses_its_runtime_in_a_trial_hands_it_over(make, world):
     assert "n0 has none" in w.message(r.READY)
 
 
+def test_a_class_whose_nodes_all_lose_the_runtime_of_its_variant_gets_another_one(make, world):
+    w = world(make.both, make.both)
+    w.run(until=lambda w: w.finished())
+    revision = w.status.revision
+    w.node("n0").runtimes = make.onnx_only
+    w.run(turns=3)
+    assert (w.status.variants[0].name, tried(w)) == ("tflite-int8", {}), "n1 still loads it"
+    assert "1 node without a runtime for it (TFLite needs ai-edge-litert or tflite-runtime; n0 has" in w.message(
+        r.READY
+    )
+    w.node("n1").runtimes = make.onnx_only
+    w.run(until=tried)
+    w.run(until=lambda w: [n.running.variant for n in w.nodes] == ["int8"] * 2)
+    assert (w.status.revision, len(w.started)) == (revision, 1), "nothing is built anew"
+
+
 def test_a_node_that_loses_its_runtime_is_not_put_back_to_what_it_cannot_load(make, world):
     w = world(make.both, make.both)
     w.run(until=lambda w: w.finished())

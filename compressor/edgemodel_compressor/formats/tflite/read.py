@@ -18,6 +18,7 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.reasons import NOT_SUPPORTED
 
 from . import (  # noqa: F401  (their translations register themselves)
+    read_blocks,
     read_conv,
     read_dense,
     read_elementwise,
@@ -39,6 +40,12 @@ _CUSTOM = {
     "TFLite_Detection_PostProcess": (
         "it chooses boxes by a kernel of TFLite's own: export the model without it, and choose boxes in your program"
     ),
+}
+_KEPT = "it keeps a state from run to run: export the model for whole sequences"
+_FLOW = "it is control flow: export the model with the branch that is meant"
+_WORDS = {
+    **dict.fromkeys(("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE", "SVDF"), _KEPT),
+    **dict.fromkeys(("IF", "WHILE", "CALL", "STABLEHLO_WHILE", "STABLEHLO_CASE"), _FLOW),
 }
 _IR_VERSION = 8
 #: Dimensions of one axis, and numbers of one tensor: what shapes may claim.
@@ -109,6 +116,7 @@ def _translated(source: SourceGraph, why: str = "") -> tuple[Read | None, tuple[
     problems = _unread(source)
     if problems:
         return None, problems
+    source = read_blocks.dilated(source)
     why = why or _may_be_free(source)
     if not why:
         try:
@@ -128,7 +136,7 @@ def _unread(source: SourceGraph) -> tuple[str, ...]:
     for op in source.ops:
         if op.code not in READERS:
             name = op.code.removeprefix("CUSTOM ")
-            why = "it is not read"
+            why = _WORDS.get(op.code, "it is not read")
             if op.code.startswith("CUSTOM "):
                 why = _CUSTOM.get(name, "it is an operator of somebody's own, of which nothing but the name is known")
             found.append(f"{_place(source, op)}: {why}")
@@ -169,7 +177,7 @@ class _Translation:
         self._source, self._free = source, free
         self._declared = all(0 in source.tensors[n].free for n in source.inputs.values())
         names = {*source.inputs, *source.outputs}
-        self._build = Builder(names, file_bytes=source.size_bytes)
+        self._build = Builder(names, file_bytes=source.size_bytes, integers="integers" in _kinds(source))
         self._values: dict[int, Value] = {}
         self._problems: list[str] = []
         self._broken: set[int] = set()

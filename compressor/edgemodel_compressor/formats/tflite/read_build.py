@@ -100,12 +100,21 @@ class Value:
 
 
 class Builder:
-    """Nodes and constants, with unique names."""
+    """Nodes and constants, with unique names.
 
-    def __init__(self, reserved: Iterable[str], *, file_bytes: int) -> None:
+    Args:
+        reserved: names that are inputs' and outputs'.
+        file_bytes: size of the file, to which constants are held.
+        integers: whether the file computes with integers. Where it does not, weights of 8 bits are made floats by Cast and
+            Mul, which runtimes do once, when they load the model; a DequantizeLinear in front of an operator of floats is
+            done with each request (onnxruntime 1.32: ten times the time of a small dense network).
+    """
+
+    def __init__(self, reserved: Iterable[str], *, file_bytes: int, integers: bool = False) -> None:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.origin = ""
+        self._integers = integers
         self._taken = set(reserved)
         self._constants: dict[tuple[Any, ...], str] = {}
         self._left = MAX_GROWTH * file_bytes + GROWTH_FLOOR
@@ -270,7 +279,7 @@ class Builder:
             raise RefusedError("no constant")
         name = self.const(data.transpose(perm), value.name)
         if q is not None:
-            return self._dequantized(name, q, perm, f"{value.name}/float", data.dtype)
+            return self._dequantized(name, q, perm, f"{value.name}/float", data.dtype, once=not self._integers)
         if data.dtype != value.dtype:
             return self.op("Cast", [name], f"{value.name}/float", to=onnx_type(value.dtype))
         return name
@@ -280,7 +289,7 @@ class Builder:
             return name
         axis = perm.index(q.axis) if q.per_channel else None
         scale: Any = q.scale if q.per_channel else q.scale[0]
-        if kind.name in _QUANTIZED or (kind == np.int32 and not q.zero.any()):
+        if not once and (kind.name in _QUANTIZED or (kind == np.int32 and not q.zero.any())):
             zero = q.zero.astype(kind) if q.per_channel else q.zero[0].astype(kind)
             inputs = [name, self.const(scale, dtype=np.float32)]
             if kind != np.int32:

@@ -42,9 +42,17 @@ def padding(
     if min(*strides, *dilations, *kernel) < 1:
         raise RefusedError(f"kernel {list(kernel)}, strides {list(strides)}, dilations {list(dilations)}")
     same = name_of("Padding", int(site.option("padding", 0))) == "SAME"
+    given = site.option("explicitPads")
     before, after, out = [], [], []
-    for n, k, s, d in zip(size, kernel, strides, dilations, strict=True):
+    for axis, (n, k, s, d) in enumerate(zip(size, kernel, strides, dilations, strict=True)):
         extent = (k - 1) * d + 1
+        if given is not None:
+            before.append(given[axis][0])
+            after.append(given[axis][1])
+            out.append(n + sum(given[axis]) - extent + 1)
+            if out[-1] < 1:
+                raise RefusedError(f"a window of {extent} in {n} places")
+            continue
         count = -(-n // s) if same else (n - extent) // s + 1
         total = max(0, (count - 1) * s + extent - n) if same else 0
         if count < 1:

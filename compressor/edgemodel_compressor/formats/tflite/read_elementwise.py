@@ -222,6 +222,15 @@ def _cast(site: ReadSite) -> None:
     site.give(name, value.shape, perm)
 
 
+@reads("DENSIFY", note="of constants")
+def _densify(site: ReadSite) -> None:
+    value, target = site.value(0), site.outputs[0]
+    if value.data is None:
+        raise RefusedError("of numbers that are computed")
+    target.shape, target.data, target.dtype = value.shape, value.data, value.dtype
+    target.quantization, target.stored_dtype = value.quantization, value.stored_dtype
+
+
 @reads("QUANTIZE", "DEQUANTIZE", note="also of float16 and int8 weights, which stay as they are stored")
 def _quantize(site: ReadSite) -> None:
     value, target = site.value(0), site.outputs[0]

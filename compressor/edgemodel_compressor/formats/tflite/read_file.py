@@ -20,10 +20,10 @@ import numpy as np
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
-from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.reading import open_to_read
 
 from .graph import Array, Quantization
+from .read_sparse import MAX_EXPANSION, dense
 from .schema import TYPES, classes, enum, name_of, options_name
 
 MAGIC = b"TFL3"
@@ -162,6 +162,7 @@ class _Reader:
         self._size = len(content)
         self._model = classes().Model.GetRootAs(content, 0)
         self._operands = 0
+        self._expanded = MAX_EXPANSION * self._size
 
     def graph(self) -> SourceGraph:
         model = self._model
@@ -229,11 +230,6 @@ class _Reader:
             kind = name_of("TensorType", int(table.Type()))
             dtype = _DTYPES.get(kind) if kind != _PACKED else np.dtype(np.int8)
             data = self._data(table, shape, kind, dtype, where)
-            if data is not None and table.Sparsity() is not None:
-                raise InputError(
-                    f"{where} is stored sparse, which is not read: export the model with dense weights",
-                    reason=NOT_SUPPORTED,
-                )
             return SourceTensor(
                 name, shape, free, kind, dtype, data, _quantization(table.Quantization(), shape, dtype, where),
                 bool(table.IsVariable()),
@@ -259,6 +255,8 @@ class _Reader:
         else:
             raw = buffer.DataAsNumpy()
         count = math.prod(shape)
+        if table.Sparsity() is not None and kind != _PACKED:
+            return self._dense(table.Sparsity(), raw, shape, dtype, where)
         wanted = (count + 1) // 2 if kind == _PACKED else count * dtype.itemsize
         if raw.nbytes != wanted:
             raise InputError(
@@ -271,6 +269,16 @@ class _Reader:
             return np.not_equal(raw, 0).reshape(shape)
         found: Array = np.frombuffer(raw, dtype.newbyteorder("<"), count).reshape(shape)
         return found
+
+    def _dense(self, table: Any, raw: Array, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
+        if raw.nbytes % dtype.itemsize:
+            raise InputError(f"{where} has {raw.nbytes} bytes of {dtype}: export or copy the TFLite model again")
+        self._expanded -= math.prod(shape) * dtype.itemsize
+        if self._expanded < 0:
+            raise InputError(
+                "the sparse weights of the TFLite model are too large when they are dense: give a smaller model"
+            )
+        return dense(table, np.frombuffer(raw, dtype.newbyteorder("<")), shape, where)
 
     def _signature(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> tuple[dict[str, int], dict[str, int]]:
         """Names of the main graph's signature; empty where there is none, or where it does not name all of them."""

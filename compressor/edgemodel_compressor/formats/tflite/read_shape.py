@@ -20,16 +20,18 @@ def _total(shape: Sequence[int]) -> int:
     return math.prod(int(d) for d in shape)
 
 
-def reshaped(shape: Shape, target: Sequence[int], declared: Collection[int] = ()) -> Shape:
+def reshaped(shape: Shape, target: Sequence[int], declared: Collection[int] | None = None) -> Shape:
     """The shape that a reshape gives, with its batch where it is.
 
     Args:
         shape: before.
         target: numbers; −1: what is left.
-        declared: axes that the file calls free; where several could be the batch, they decide.
+        declared: axes that the file calls free; None: the file has a fixed batch, so that what is left is no batch.
+            Where several axes could be the batch, these decide.
     """
     dims = [int(d) for d in target]
-    hints = {a for a, d in enumerate(target) if isinstance(d, Free) or d == -1} or set(declared)
+    hints = {a for a, d in enumerate(target) if isinstance(d, Free) or (d == -1 and declared is not None)}
+    hints = hints or set(declared or ())
     if dims.count(-1) > 1 or any(d < -1 for d in dims):
         raise RefusedError(f"a reshape to {dims}")
     if -1 in dims:
@@ -66,7 +68,7 @@ def _reshape(site: ReadSite) -> None:
     if value.known is not None and not value.constant:
         site.give_known(value.known.reshape([int(d) for d in target]))
         return
-    _give_reshaped(site, reshaped(value.shape, target, site.outputs[0].declared))
+    _give_reshaped(site, reshaped(value.shape, target, None if site.lenient else site.outputs[0].declared))
 
 
 def _give_reshaped(site: ReadSite, shape: Shape) -> None:

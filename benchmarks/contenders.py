@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ class Made:
         peak_bytes: of its processes together, at most.
         versions: of what made it.
         failure: the tool's own last words.
+        verified: what ours found on each of the hardware classes while it searched, as rows of `verify`.
     """
 
     files: dict[str, str]
@@ -98,6 +99,7 @@ class Made:
     peak_bytes: int | None = None
     versions: tuple[str, ...] = ()
     failure: str = ""
+    verified: list[dict[str, Any]] = field(default_factory=list)
 
 
 def make(tool: Tool, model: BenchModel, classes: tuple[str, ...]) -> tuple[Made, Path]:
@@ -225,20 +227,25 @@ def _ours(tool: Tool, model: BenchModel, folder: Path, classes: tuple[str, ...])
     out = folder / "out"
     command = [sys.executable, "-m", "edgemodel_cli", "compress", "-f", str(work / "edgemodel.yaml")]
     # What an earlier run has measured must not make this one look fast.
+    for platform in PLATFORMS.values():
+        command += ["--platform", platform]
     spent = _run([*command, "--out", str(out), "-o", "json"], folder, {"EDGEMODEL_CANDIDATES": "off"})
     shutil.rmtree(work)
     versions = (f"edgemodel {package_digest()[:12]}",)
     if spent.ending:
         return Made({}, {}, round(spent.seconds, 2), spent.peak, versions, spent.ending)
-    files, what = _variants(out, folder, classes)
+    files, what, verified = _variants(out, folder, classes)
     failure = "" if files else "nothing that it accepted"
-    return Made(files, what, round(spent.seconds, 2), spent.peak, versions, failure)
+    return Made(files, what, round(spent.seconds, 2), spent.peak, versions, failure, verified)
 
 
-def _variants(out: Path, folder: Path, classes: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """For each hardware class the smallest accepted ONNX variant that is for it: file and name."""
+def _variants(
+    out: Path, folder: Path, classes: tuple[str, ...]
+) -> tuple[dict[str, str], dict[str, str], list[dict[str, Any]]]:
+    """For each hardware class the smallest accepted ONNX variant that is for it: file, name, and how it did there."""
     files: dict[str, str] = {}
     what: dict[str, str] = {}
+    verified: list[dict[str, Any]] = []
     report = json.loads((out / "report.json").read_text())
     repository = open_repository(Reference.parse(f"oci-layout://{out}"))
     for kind in classes:
@@ -262,4 +269,5 @@ def _variants(out: Path, folder: Path, classes: tuple[str, ...]) -> tuple[dict[s
             pack.unpack_file(blob, folder / name, file_digest=variant.file_digest, file_size=variant.file_size)
             blob.unlink()
         files[kind], what[kind] = name, best["name"]
-    return files, what
+        verified += [v for v in best.get("verified", ()) if v["hardwareClass"] == kind]
+    return files, what, verified

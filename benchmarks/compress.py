@@ -118,12 +118,15 @@ def broken(found: dict[str, Any], source: dict[str, Any]) -> list[str]:
 
 
 class Results:
-    """What is known so far, in a file."""
+    """What is known so far, in a file; `fresh`: this machine adds to it, today."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fresh: bool) -> None:
         self.path = path
         found = json.loads(path.read_text()) if path.exists() else {}
-        self.known: dict[str, Any] = {
+        if found and not fresh:
+            self.known: dict[str, Any] = found
+            return
+        self.known = {
             "date": _now().date().isoformat(),
             "cpu": cpu_name(),
             "cores": os.cpu_count(),
@@ -222,7 +225,7 @@ def main() -> int:
     parser.add_argument("--update", action="store_true", help="put the tables into README.md and docs/")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file with what is known")
     options = parser.parse_args()
-    results = Results(options.results)
+    results = Results(options.results, fresh=not options.tables)
     problems = [] if options.tables else run(options, results)
     if options.update:
         update(ROOT / "README.md", tables.readme(results.known, names()))

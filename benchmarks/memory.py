@@ -5,7 +5,7 @@
 A stack of transformer blocks is generated with its weights as external data (seeded, so that every run has the same
 bytes). Each recipe is a whole compression Job in a process of its own: fetch, check, first run, steps, quality, clocks,
 packing and storing. Its memory is sampled with all of its children: the sum of their proportional set sizes (Pss: pages
-that two processes share count once), every 50 ms. Pages of mapped files count, though the kernel may take them back.
+that two processes share count once), every 50 ms or, where a sample takes long, every sixteen times that. Pages of mapped files count, though the kernel may take them back.
 
 Peers run in processes of their own, with the same sampling, and are ended when they take more than --limit. They only
 transform: no check, no quality, no clocks, no artifact.
@@ -39,6 +39,8 @@ WIDTH, LENGTH, WORDS, CLASSES, HEADS = 1024, 8, 1000, 10, 8
 #: float32 bytes of one block: 4 matrices of attention and 2 of the feed-forward part.
 BLOCK_BYTES = 4 * 12 * WIDTH * WIDTH
 SAMPLE_SECONDS = 0.05
+#: Between two samples, over the time that one takes.
+LEAST_REST = 15.0
 ALIGNMENT = 4096
 
 RECIPES: dict[str, list[dict[str, Any]]] = {
@@ -165,14 +167,17 @@ def measure(
             start_new_session=True,
         )
         while process.poll() is None:
+            looked = time.monotonic()
             peak = max(peak, sum(_sizes(process.pid)))
+            looked = time.monotonic() - looked
             if peak > limit:
                 os.killpg(process.pid, signal.SIGKILL)
                 ending = f"ended at the limit of {limit / 2**30:.1f} GiB"
             elif time.monotonic() - started > seconds:
                 os.killpg(process.pid, signal.SIGKILL)
                 ending = f"ended after {seconds:.0f} s"
-            time.sleep(SAMPLE_SECONDS)
+            # Looking must not slow down what is looked at.
+            time.sleep(max(SAMPLE_SECONDS, LEAST_REST * looked))
     if process.returncode and not ending:
         lines = log.read_text(errors="replace").strip().splitlines()
         ending = lines[-1][:300] if lines else f"exit code {process.returncode}"

@@ -122,8 +122,10 @@ def readme(results: dict[str, Any], models: tuple[str, ...]) -> str:
             f"| {name} | {format_bytes(about['stored_bytes'])} | {' | '.join(cells)} | {verdict(results, model)} |"
         )
     classes = ", ".join(f"{k} ({v})" for k, v in results["cpus"].items())
-    left = missing(results, models)
-    partial = f" Not run yet: {'; '.join(left)}." if left else ""
+    have, total = len(results["rows"]), len(models) * len(TOOLS)
+    absent = [m for m in models if m not in results["models"]]
+    partial = f" **Partial: {have} of {total} rows**" if have < total else ""
+    partial += f"; not begun: {', '.join(absent)}." if absent else "." if partial else ""
     return "\n".join(
         [
             *lines,

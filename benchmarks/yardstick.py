@@ -42,8 +42,8 @@ from edgemodel_oci.artifact import packed_size
 LAYOUT = 3
 #: A latency is the median of so many comparisons with the source, each of so many seconds.
 REPEATS, SECONDS = 3, 1.0
-#: The interpreter of Core ML packages is numpy: it judges so many samples, the first half of them the least sure ones.
-INTERPRETED = 48
+#: The interpreter of Core ML packages is numpy: it judges about so many samples, spread over all.
+INTERPRETED = 24
 SAMPLES, EMULATED_SECONDS = 32, 120.0
 
 
@@ -213,7 +213,8 @@ def _floats(value: Array, end: Any) -> Array:
 
 def _runtime(kind: str) -> str:
     name = {ONNX: "onnxruntime", TFLITE: "ai-edge-litert", COREML: "coremltools"}[kind]
-    return f"{name} {version(name)} {cpu_name()}"
+    few = f" {INTERPRETED} samples" if kind == COREML else ""
+    return f"{name} {version(name)} {cpu_name()}{few}"
 
 
 def _zipped(folder: Path, out: Path) -> Path:

@@ -97,6 +97,7 @@ class ClusterObjects:
         self._registered = threading.Event()
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._working = 0
 
     # --- what the agent's loop calls: never waits for the network
 
@@ -105,9 +106,10 @@ class ClusterObjects:
         self._labels = dict(labels)
         if not self._threads:
             for name, run in (("edgenode-watch", self._watch), ("edgenode-status", self._write)):
-                thread = threading.Thread(target=self._until_closed, args=(run,), name=name, daemon=True)
+                self._threads.append(threading.Thread(target=self._until_closed, args=(run,), name=name, daemon=True))
+            self._working = len(self._threads)
+            for thread in self._threads:
                 thread.start()
-                self._threads.append(thread)
 
     def read_desired(self) -> Desired | None:
         """The newest spec that was seen; None: none was, since this agent started."""
@@ -130,14 +132,26 @@ class ClusterObjects:
         with self._lock:
             self._lock.wait_for(lambda: self._pending is None or not self._threads, patience)
         self._closing.set()
+        self._registered.set()
         with self._lock:
             self._lock.notify_all()
-        self._http.close()
+            if not self._threads:
+                self._http.close()
 
     # --- the threads
 
     def _until_closed(self, run: Callable[[], None]) -> None:
-        """Again and again; after a failure, after a pause that grows."""
+        """Again and again. The last thread closes what they share: another one may be just connecting."""
+        try:
+            self._repeat(run)
+        finally:
+            with self._lock:
+                self._working -= 1
+                if not self._working:
+                    self._http.close()
+
+    def _repeat(self, run: Callable[[], None]) -> None:
+        """Until the end; after a failure, after a pause that grows."""
         pause, complained = RETRY_SECONDS, False
         while not self._closing.is_set():
             try:
@@ -196,6 +210,8 @@ class ClusterObjects:
     def _watch(self) -> None:
         """One look and one watch, until the stream ends."""
         self._registered.wait()
+        if self._closing.is_set():
+            return
         found = self._send("GET", f"{self._path}/{self.node}")
         if found is None:
             raise self._is_gone()

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,13 +15,23 @@ import psutil
 
 from edgemodel_api.hardware import RELEVANT_FEATURES, CpuInfo, Hardware, classify, parse_cpuinfo
 
-__all__ = ["CpuInfo", "detect", "importable", "installed_runtimes", "memory_limit", "parse_cpuinfo", "usable_cores"]
+__all__ = [
+    "CpuInfo",
+    "Runtimes",
+    "detect",
+    "importable",
+    "installed_runtimes",
+    "memory_limit",
+    "parse_cpuinfo",
+    "usable_cores",
+]
 
 #: Packages that execute models; `EdgeNode.status.runtimes` names those that are installed.
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 #: What a package must be able to import to count as installed: one that was built for another numpy, or other CPUs, cannot.
 MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
-IMPORT_SECONDS = 60.0
+#: Less than the minute after which a silent node counts as offline.
+IMPORT_SECONDS = 40.0
 
 
 def installed_runtimes(names: Iterable[str] = RUNTIMES) -> dict[str, str]:
@@ -34,6 +45,17 @@ def installed_runtimes(names: Iterable[str] = RUNTIMES) -> dict[str, str]:
         if name in MODULES and not importable(MODULES[name]):
             del found[name]
     return found
+
+
+class Runtimes:
+    """`installed_runtimes`, found out while the agent already works: `found` is None until then."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] | None = None
+        threading.Thread(target=self._look, name="runtimes", daemon=True).start()
+
+    def _look(self) -> None:
+        self.found = installed_runtimes()
 
 
 def importable(module: str) -> bool:

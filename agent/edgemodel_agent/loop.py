@@ -77,7 +77,7 @@ class Agent:
         self.health = Health(introduced=objects.tried)
         self.endpoint: Endpoint | None = None
         self.hardware = hardware.detect()
-        self.runtimes = hardware.installed_runtimes()
+        self.runtimes = hardware.Runtimes()
         self.models: dict[str, ModelRunner] = {}
         self.trials: dict[str, TrialRunner] = {}
         self.desired: Desired | None = None
@@ -272,7 +272,7 @@ class Agent:
         return EdgeNodeStatus(
             observed_generation=self.desired.generation if self.desired else 0,
             hardware=self.hardware,
-            runtimes=self.runtimes,
+            runtimes=self.runtimes.found or {},
             agent_version=agent_version(),
             disk_free_bytes=self.node.store.free_bytes(),
             memory_free_bytes=psutil.virtual_memory().available,
@@ -286,6 +286,9 @@ class Agent:
         )
 
     def _report(self, now: datetime) -> None:
+        if self.runtimes.found is None:
+            # Servers need not wait for that; but what a node loads decides what it gets, and "nothing" would be wrong.
+            return
         status = self.status(now)
         if not report.worth_writing(self.written, status):
             return

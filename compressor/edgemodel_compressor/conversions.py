@@ -9,6 +9,7 @@ give the same artifact; how fast it is, the trial on each kind of node finds out
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,9 +203,13 @@ class Converter:
             refusals.append(shrink)
         why = "; ".join(_why(r, self.job.compression.budget, row, here=writer.runs_here) for r in refusals)
         # Devices run it either way: the limits hold for both.
-        scores = [compare_outputs(a, golden.outputs, golden.cases) for a in answers]
+        worst = _worst([compare_outputs(a, golden.outputs, golden.cases) for a in answers])
+        if not math.isfinite(worst.error):
+            raise InputError(
+                "an output has NaN, infinity or another shape where the source's answers to the golden cases have not"
+            )
         tolerance = self.job.health_check.golden.tolerance
-        limits = golden.limits(_worst(scores), tolerance=parse_percent(tolerance) if tolerance is not None else None)
+        limits = golden.limits(worst, tolerance=parse_percent(tolerance) if tolerance is not None else None)
         return replace(made, row=row.replace(accepted=not refusals, message=why), golden=limits)
 
     def _on_data(self, row: Conversion, writer: Writer, written: Written) -> Measurement:

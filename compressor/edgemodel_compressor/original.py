@@ -32,6 +32,9 @@ ROWS = 8
 #: Reading maps the file, and has its numbers in the model's message and in its bytes.
 MEMORY_FACTOR = 4.0
 TRY_ROWS = 3
+_INTEGERS = (
+    "the file computes with integers already, so little is left to compress: give the float model that it was made of"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def as_onnx(fetched: Fetched, work_dir: Path, limits: Limits) -> tuple[Fetched, 
     if read.free_batch and not _batch_holds(path, onnx, read, work_dir, limits):
         read = read_tflite(path, free_batch=False)
         digest, size = save(read, onnx)
-    original = Original(Format.TFLITE, path, onnx, fetched.sha256, fetched.size, read, read.notes)
+    notes = (*read.notes, *((_INTEGERS,) if "integers" in read.kinds else ()))
+    original = Original(Format.TFLITE, path, onnx, fetched.sha256, fetched.size, read, notes)
     return replace(fetched, path=onnx, sha256=digest, size=size, folder=work_dir, pinned=True), original
 
 

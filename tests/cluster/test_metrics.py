@@ -72,8 +72,13 @@ def test_a_rollout_in_numbers(scraped, operator, model, agents, cluster):
     wait(lambda: scraped.value(finished, result="RolledOut") == 1 and agrees(), "the numbers of the rollout")
     assert scraped.value("edgemodel_ready") == 1
     assert scraped.value("edgemodel_rollout_progress_ratio") == 1
-    took = status.rollout.finished_at - status.rollout.started_at
-    assert scraped.value("edgemodel_rollout_duration_seconds") == pytest.approx(took / timedelta(seconds=1))
+
+    def took() -> bool:
+        rollout = model.read().status.rollout
+        seconds = (rollout.finished_at - rollout.started_at) / timedelta(seconds=1)
+        return scraped.value("edgemodel_rollout_duration_seconds") == pytest.approx(seconds)
+
+    wait(took, "the time that it took")
     jobs = scraped.read("edgemodel_compression_jobs_total", "outcome")
     assert {k for k, v in jobs.items() if v} == {("Succeeded",)}
     assert scraped.value("edgemodel_compression_job_duration_seconds_count", outcome="Succeeded") == 1

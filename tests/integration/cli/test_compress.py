@@ -87,7 +87,10 @@ def test_a_tflite_model_and_files_of_two_formats(project):
 
 MISTAKES = {
     "labels": (["--validation", "v.npz", "--labels", "z"], "--labels is 'z', but the file's arrays are"),
-    "names": (["--validation", "w.npz", "--labels", "y"], "--validation: there is no array for the model's input 'x', only 'z', 'y'"),
+    "names": (
+        ["--validation", "w.npz", "--labels", "y"],
+        "--validation: there is no array for the model's input 'x', only 'z', 'y'",
+    ),
     "output": (
         ["--validation", "v.npz", "--labels", "y", "--judged-output", "o"],
         "--judged-output is 'o', but the model's outputs are y",

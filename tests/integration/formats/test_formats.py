@@ -103,12 +103,14 @@ def test_core_ml_says_that_it_was_not_run(everything):
         assert c.quality is None
         assert 0 < c.cases <= 32
         assert c.accepted == (c.quality_drop <= LIMIT and c.size_bytes < report.source.size_bytes)
-        assert c.quality_drop == pytest.approx(1 - c.agreement)
+        # The golden cases are the easy part: the samples that the source is least sure of count too.
+        assert c.quality_drop >= 1 - c.agreement - 1e-9
     coarse = next(c for c in rows if c.encoding == "palettized-2")
     assert not coarse.accepted
     assert "more than maxQualityDrop 2%" in coarse.message
     assert f"{coarse.quality_drop:.2%}" in coarse.message
-    assert f"{coarse.cases} golden cases" in coarse.message
+    assert "golden cases" in coarse.message
+    assert any("Core ML was not run" in w for w in report.warnings)
 
 
 def test_every_encoding_has_a_row_accepted_or_not(everything):

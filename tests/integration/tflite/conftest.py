@@ -185,17 +185,28 @@ def old_runtime(tmp_path_factory: pytest.TempPathFactory) -> OldRuntime:
     return OldRuntime(python, tmp_path_factory.mktemp("old"))
 
 
-@pytest.fixture(scope="session")
-def basic_pitch() -> Path:
-    """The folder of basic-pitch 0.4.0 with one model as ONNX, TFLite and .mlpackage."""
-    folder = CACHE / "basic-pitch-0.4.0"
+def downloaded(package: str, version: str) -> Path:
+    """The folder of a package's wheel."""
+    folder = CACHE / f"{package}-{version}"
     if not (folder / "ready").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, "basic-pitch==0.4.0"]
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, f"{package}=={version}"]
         subprocess.run(command, check=True)
         import zipfile
 
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             wheel.extractall(folder)
         (folder / "ready").touch()
-    return folder / "basic_pitch" / "saved_models" / "icassp_2022"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def package() -> Any:
+    """`package(name, version)`: the folder of a package's wheel."""
+    return downloaded
+
+
+@pytest.fixture(scope="session")
+def basic_pitch() -> Path:
+    """The folder of basic-pitch 0.4.0 with one model as ONNX, TFLite and .mlpackage."""
+    return downloaded("basic-pitch", "0.4.0") / "basic_pitch" / "saved_models" / "icassp_2022"

@@ -587,3 +587,97 @@ def test_space_to_batch_alone(hand):
     h.output("whole", h.op("BATCH_TO_SPACE_ND", [parts, h.ints(2, 3), h.const([[1, 0], [0, 3]], np.int32)], PICTURE))
     h.feeds = {n: a[:1] for n, a in h.feeds.items()}
     hand(h, free=False)
+
+
+def csr(table: Any, values: list[list[int]]) -> None:
+    """Segments and indices of 16 and 8 bits."""
+    s = schema.classes()
+    table.format = s.DimensionType.SPARSE_CSR
+    table.arraySegmentsType, table.arraySegments = s.SparseIndexVector.Uint16Vector, s.Uint16VectorT()
+    table.arrayIndicesType, table.arrayIndices = s.SparseIndexVector.Uint8Vector, s.Uint8VectorT()
+    table.arraySegments.values, table.arrayIndices.values = (
+        np.array(v, t) for v, t in zip(values, (np.uint16, np.uint8), strict=True)
+    )
+
+
+def sparse(order: list[int], blocks: list[int], levels: list[Any]) -> Any:
+    """A level is a size, or segments and indices."""
+    s = schema.classes()
+    made = s.SparsityParametersT()
+    made.traversalOrder, made.blockMap, made.dimMetadata = order, blocks or None, []
+    for level in levels:
+        table = s.DimensionMetadataT()
+        if isinstance(level, int):
+            table.denseSize = level
+        else:
+            csr(table, level)
+        made.dimMetadata.append(table)
+    return made
+
+
+#: (levels, what is stored, what it means), all of 4 x 6.
+ROWS = [[0, 5, 0, 0, 0, 6], [0] * 6, [7, 0, 0, 0, 0, 0], [0, 0, 8, 9, 0, 0]]
+BLOCKS = [[0, 0, 1, 2, 0, 0], [0, 0, 3, 4, 0, 0], [5, 6, 0, 0, 7, 8], [9, 10, 0, 0, 11, 12]]
+SPARSE = {
+    "rows": (([0, 1], [], [4, [[0, 2, 2, 3, 5], [1, 5, 0, 2, 3]]]), [5, 6, 7, 8, 9], ROWS),
+    "columns": (([1, 0], [], [6, [[0, 1, 2, 3, 4, 4, 5], [2, 0, 3, 3, 0]]]), [7, 5, 8, 9, 6], ROWS),
+    "blocks": (
+        ([0, 1, 2, 3], [0, 1], [2, [[0, 1, 3], [1, 0, 2]], 2, 2]),
+        [1, 2, 3, 4, 5, 6, 9, 10, 7, 8, 11, 12],
+        BLOCKS,
+    ),
+}
+
+
+def stored_sparse(case: str) -> tuple[Hand, bytes]:
+    parameters, stored, _ = SPARSE[case]
+    h = Hand()
+    weight = h.const(np.zeros((4, 6)), name="sparse")
+    dense = h.op("DENSIFY", [weight], (4, 6))
+    h.output("y", h.op("FULLY_CONNECTED", [h.input("x", (1, 6)), dense, h.const(np.zeros(4))], (1, 4)))
+
+    def change(model: Any) -> None:
+        (tensor,) = [t for t in model.subgraphs[0].tensors if t.name == b"sparse"]
+        tensor.sparsity = sparse(*parameters)
+        model.buffers[tensor.buffer].data = np.frombuffer(np.array(stored, np.float32).tobytes(), np.uint8)
+
+    return h, edited(h.content(), change)
+
+
+@pytest.mark.parametrize("case", SPARSE)
+def test_sparse_weights(build, tmp_path, case):
+    h, content = stored_sparse(case)
+    path = tmp_path / "sparse.tflite"
+    path.write_bytes(content)
+    read = build.read_back(path, h.feeds)
+    (weight,) = [t for t in read.model.graph.initializer if list(t.dims) == [6, 4]]
+    assert np.frombuffer(weight.raw_data, np.float32).reshape(6, 4).T.tolist() == SPARSE[case][2]
+
+
+@pytest.mark.parametrize("case", SPARSE)
+def test_sparse_tables_that_contradict_each_other(case):
+    """Each of their numbers changed: read, or refused in words."""
+    from edgemodel_api.errors import InputError
+    from edgemodel_compressor.formats.tflite.read import read_source
+    from edgemodel_compressor.formats.tflite.read_file import read_content
+
+    _, content = stored_sparse(case)
+    messages = []
+    for at in range(12):
+        for value in (0, 7, 255):
+
+            def change(model: Any, at: int = at, value: int = value) -> None:
+                (tensor,) = [t for t in model.subgraphs[0].tensors if t.name == b"sparse"]
+                tables = [
+                    v for d in tensor.sparsity.dimMetadata if d.arraySegments for v in (d.arraySegments, d.arrayIndices)
+                ]
+                numbers = np.array(tables[at % 2].values)
+                numbers[at // 2 % len(numbers)] = value
+                tables[at % 2].values = numbers
+
+            try:
+                read_source(read_content(edited(content, change)))
+            except InputError as error:
+                messages.append(error.message)
+    assert len(messages) > 10
+    assert all("sparse numbers contradict" in m for m in messages)

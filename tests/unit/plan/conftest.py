@@ -541,7 +541,7 @@ def _check_formats(world: World, observed: Observed, planned: Plan) -> None:
         else:
             continue
         for target in told:
-            kind = world.formats[target.digest]
+            kind = world.formats.get(target.digest, Format.ONNX)
             assert kind in loads[action.node], f"{action.node} cannot load {target.variant}, which is {kind}"
             assert kind is not Format.COREML
 

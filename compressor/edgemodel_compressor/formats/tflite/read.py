@@ -22,6 +22,7 @@ from . import (  # noqa: F401  (their translations register themselves)
     read_conv,
     read_dense,
     read_elementwise,
+    read_fill,
     read_index,
     read_recurrent,
     read_shape,

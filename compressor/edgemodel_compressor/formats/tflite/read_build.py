@@ -284,7 +284,16 @@ class Builder:
             return self.op("Cast", [name], f"{value.name}/float", to=onnx_type(value.dtype))
         return name
 
-    def _dequantized(self, name: str, q: Quantization | None, perm: Perm, wish: str, kind: np.dtype[Any] | None) -> str:
+    def _dequantized(
+        self,
+        name: str,
+        q: Quantization | None,
+        perm: Perm,
+        wish: str,
+        kind: np.dtype[Any] | None,
+        *,
+        once: bool = False,
+    ) -> str:
         if q is None or kind is None:
             return name
         axis = perm.index(q.axis) if q.per_channel else None

@@ -1,4 +1,4 @@
-"""Shapes: reshaping, moving axes, joining and cutting, padding and repeating."""
+"""Shapes: reshaping, moving axes, joining and cutting."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from .graph import Array, Free, Shape, is_free
+from .graph import Free, Shape
 from .layout import Perm, permuted
 from .read_build import FixedBatchError, RefusedError
-from .read_site import MAX_KNOWN, ReadSite, joint_perm, known_of, reads
-
-#: Of an axis whose places are listed one by one.
-MAX_PLACES = 2**20
+from .read_site import ReadSite, joint_perm, known_of, reads
 
 
-def _total(shape: Sequence[int]) -> int:
+def total(shape: Sequence[int]) -> int:
+    """Number of elements."""
     return math.prod(int(d) for d in shape)
 
 
@@ -36,10 +34,10 @@ def reshaped(shape: Shape, target: Sequence[int], declared: Collection[int] | No
         raise RefusedError(f"a reshape to {dims}")
     if -1 in dims:
         rest = math.prod(d for d in dims if d != -1)
-        if rest == 0 or _total(shape) % rest:
+        if rest == 0 or total(shape) % rest:
             raise RefusedError(f"a reshape of {[int(d) for d in shape]} to {dims}")
-        dims[dims.index(-1)] = _total(shape) // rest
-    if math.prod(dims) != _total(shape):
+        dims[dims.index(-1)] = total(shape) // rest
+    if math.prod(dims) != total(shape):
         raise RefusedError(f"a reshape of {[int(d) for d in shape]} to {dims}")
     free = [a for a, d in enumerate(shape) if isinstance(d, Free)]
     if not free:
@@ -47,7 +45,7 @@ def reshaped(shape: Shape, target: Sequence[int], declared: Collection[int] | No
     if len(free) > 1:
         raise FixedBatchError("two dimensions grow with the batch")
     # What lies before the batch must be before it still.
-    before = _total(shape[: free[0]])
+    before = total(shape[: free[0]])
     possible = [a for a in range(len(dims)) if math.prod(dims[:a]) == before]
     if not possible:
         raise FixedBatchError("it mixes the batch with other dimensions")
@@ -218,139 +216,3 @@ def _split(site: ReadSite) -> None:
         names = site.build.node("Split", parts, _label(site), count=count, axis=perm.index(axis))
     for i, (name, size) in enumerate(zip(names, sizes, strict=True)):
         site.give(name, (*value.shape[:axis], size, *value.shape[axis + 1 :]), perm, i=i)
-
-
-@reads("PAD", "PADV2", "MIRROR_PAD")
-def _pad(site: ReadSite) -> None:
-    value = site.value(0)
-    numbers = site.known(1, "its padding")
-    if numbers.shape != (value.rank, 2):
-        raise RefusedError(f"padding of shape {list(numbers.shape)} for {value.rank} dimensions")
-    pads = [(int(a), int(b)) for a, b in numbers]
-    if any(p < 0 for pair in pads for p in pair):
-        raise RefusedError("negative padding")
-    site.closed([a for a, pair in enumerate(pads) if any(pair)])
-    shape = tuple(d if not any(p) else int(d) + sum(p) for d, p in zip(value.shape, pads, strict=True))
-    perm = value.perm
-    x = site.get(0, perm)
-    if site.code == "MIRROR_PAD":
-        site.give(_mirrored(site, x, pads, perm), shape, perm)
-        return
-    moved = [pads[a] for a in perm]
-    inputs = [x, site.build.ints([*(b for b, _ in moved), *(a for _, a in moved)])]
-    if site.code == "PADV2" and site.has(2):
-        scalar = site.value(2)
-        if _total(scalar.shape) != 1:
-            raise RefusedError("its value is no scalar")
-        inputs.append(site.get(2) if scalar.rank == 0 else site.build.reshape(site.get(2), ()))
-    site.give(site.emit("Pad", inputs, mode="constant"), shape, perm)
-
-
-def _mirrored(site: ReadSite, x: str, pads: list[tuple[int, int]], perm: Perm) -> str:
-    """By indices: ONNX's modes leave the one that repeats the border out."""
-    symmetric = int(site.option("mode", 0)) == 1
-    for axis, (before, after) in enumerate(pads):
-        if not before and not after:
-            continue
-        size = int(site.shape()[axis])
-        most = size if symmetric else size - 1
-        if max(before, after) > most:
-            raise RefusedError(f"padding {[before, after]} of {size} places")
-        if not symmetric:
-            continue
-        if before + size + after > MAX_PLACES:
-            raise RefusedError(f"{before + size + after} places along axis {axis}")
-        places = [*range(before - 1, -1, -1), *range(size), *range(size - 1, size - 1 - after, -1)]
-        x = site.emit("Gather", [x, site.build.ints(places)], axis=perm.index(axis))
-    if symmetric:
-        return x
-    moved = [pads[a] for a in perm]
-    return site.emit("Pad", [x, site.build.ints([*(b for b, _ in moved), *(a for _, a in moved)])], mode="reflect")
-
-
-@reads("TILE")
-def _tile(site: ReadSite) -> None:
-    value, counts = site.value(0), site.ints(1, "its counts")
-    if len(counts) != value.rank or any(int(c) < 1 for c in counts):
-        raise RefusedError(f"counts {[int(c) for c in counts]} for {value.rank} dimensions")
-    site.closed([a for a, c in enumerate(counts) if int(c) != 1 or isinstance(c, Free)])
-    shape = []
-    for d, c in zip(value.shape, counts, strict=True):
-        if isinstance(c, Free) and int(d) != 1:
-            raise FixedBatchError("it repeats as often as there are samples")
-        shape.append(d if isinstance(d, Free) else Free(int(d) * int(c)) if isinstance(c, Free) else int(d) * int(c))
-    if is_free(counts):
-        site.give(site.emit("Tile", [site.get(), site.build.vector(counts)]), shape)
-        return
-    perm = value.perm
-    order = site.build.ints([int(counts[a]) for a in perm])
-    site.give(site.emit("Tile", [site.get(0, perm), order]), shape, perm)
-
-
-@reads("BROADCAST_TO")
-def _broadcast_to(site: ReadSite) -> None:
-    target = site.ints(1, "its shape")
-    own = (*(1,) * (len(target) - site.rank()), *site.shape())
-    if len(own) != len(target):
-        raise RefusedError("it has fewer dimensions than its input")
-    shape: list[int] = []
-    for d, t in zip(own, target, strict=True):
-        if isinstance(d, Free) and not isinstance(t, Free) and not (site.lenient and int(t) == int(d)):
-            raise FixedBatchError("it broadcasts the batch")
-        if int(d) not in (1, int(t)):
-            raise RefusedError(f"{[int(v) for v in own]} to {[int(v) for v in target]}")
-        shape.append(d if isinstance(d, Free) else t)
-    # 1 keeps what is there.
-    vector = site.build.vector([1 if isinstance(d, Free) else s for d, s in zip(own, shape, strict=True)])
-    site.give(site.emit("Expand", [site.get(), vector]), shape)
-
-
-@reads("FILL")
-def _fill(site: ReadSite) -> None:
-    dims = site.ints(0, "its shape")
-    if _total(site.shape(1)) != 1:
-        raise RefusedError("its value is no scalar")
-    value = known_of(site.value(1))
-    if value is not None and len(dims) <= 1 and _total(dims) <= MAX_KNOWN and not is_free(dims):
-        site.give_known(np.full([int(d) for d in dims], value.reshape(-1)[0], dtype=object))
-        return
-    scalar = site.get(1) if site.rank(1) == 0 else site.build.reshape(site.get(1), ())
-    site.give(site.emit("Expand", [scalar, site.build.vector(dims)]), dims)
-
-
-@reads("RANGE")
-def _range(site: ReadSite) -> None:
-    if site.value(0).dtype.kind not in "iu":
-        start, limit, step = (float(site.value(i).numbers().reshape(-1)[0]) for i in range(3))
-        count = 0 if step == 0 else max(0, math.ceil((limit - start) / step))
-        if not 0 < count <= MAX_KNOWN:
-            raise RefusedError(f"{count} numbers")
-        made: Array = (start + step * np.arange(count)).astype(np.float32)
-        site.outputs[0].shape, site.outputs[0].data = made.shape, made
-        return
-    begin, end, by = (site.fixed_ints(i, "a limit")[0] for i in range(3))
-    if by == 0 or not 0 <= -(-(end - begin) // by) <= MAX_KNOWN:
-        raise RefusedError(f"numbers from {begin} to {end} by {by}")
-    site.give_known(list(range(begin, end, by)))
-
-
-@reads("DEPTH_TO_SPACE", "SPACE_TO_DEPTH")
-def _depth(site: ReadSite) -> None:
-    n = int(site.option("blockSize", 0))
-    if site.rank() != 4 or n < 1:
-        raise RefusedError(f"blocks of {n} in {site.rank()} dimensions")
-    batch, *rest = site.shape()
-    if is_free(rest):
-        raise FixedBatchError("it works along the batch")
-    height, width, channels = (int(d) for d in rest)
-    first: Perm = (0, 3, 1, 2)
-    if site.code == "DEPTH_TO_SPACE":
-        if channels % (n * n):
-            raise RefusedError(f"{channels} channels in blocks of {n}")
-        name = site.emit("DepthToSpace", [site.get(0, first)], blocksize=n, mode="DCR")
-        site.give(name, (batch, height * n, width * n, channels // (n * n)), first)
-        return
-    if height % n or width % n:
-        raise RefusedError(f"{height} x {width} in blocks of {n}")
-    name = site.emit("SpaceToDepth", [site.get(0, first)], blocksize=n)
-    site.give(name, (batch, height // n, width // n, channels * n * n), first)

@@ -67,6 +67,7 @@ def enum(kind: str, name: str) -> int:
     return int(getattr(getattr(classes(), kind), name))
 
 
+@cache
 def name_of(kind: str, number: int) -> str:
     """The inverse of `enum`."""
     members = vars(getattr(classes(), kind))
@@ -248,6 +249,7 @@ def _map(name: str, index: int) -> Any:
 def _unique_names(graph: Graph, tensors: list[Tensor]) -> dict[int, str]:
     names: dict[int, str] = {}
     taken: set[str] = set()
+    counts: dict[str, int] = {}
     for name, tensor in (*graph.inputs.items(), *graph.outputs.items()):
         if id(tensor) not in names:
             names[id(tensor)] = name
@@ -256,10 +258,11 @@ def _unique_names(graph: Graph, tensors: list[Tensor]) -> dict[int, str]:
         if not tensor.name:
             names.setdefault(id(tensor), "")
         elif id(tensor) not in names:
-            name, n = tensor.name, 1
+            name, n = tensor.name, counts.get(tensor.name, 1)
             while name in taken:
                 n += 1
                 name = f"{tensor.name}_{n}"
+            counts[tensor.name] = n
             taken.add(name)
             names[id(tensor)] = name
     return names

@@ -61,6 +61,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("ort-dynamic", "onnxruntime", "quantize_dynamic", "onnxruntime"),
     Tool("ort-static", "onnxruntime", "quantize_static, its defaults", "onnxruntime"),
     Tool("ort-static-u8", "onnxruntime", "quantize_static, U8S8 by channel, reduce_range", "onnxruntime"),
+    Tool("ort-static-u8u8", "onnxruntime", "quantize_static, U8U8", "onnxruntime"),
     Tool("ort-int4", "onnxruntime", "MatMulNBitsQuantizer, int4", "onnxruntime"),
     Tool("nncf-weights", "NNCF", "compress_weights, int8", "nncf"),
     Tool("nncf", "NNCF", "quantize", "nncf"),

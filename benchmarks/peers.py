@@ -71,6 +71,13 @@ def ort_static_u8(task: Task) -> None:
     )
 
 
+def ort_static_u8u8(task: Task) -> None:
+    """What it recommends where that still saturates: unsigned weights too."""
+    from onnxruntime.quantization import QuantType
+
+    _ort_static(task, activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8)
+
+
 def _ort_static(task: Task, **how: Any) -> None:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -297,6 +304,7 @@ TECHNIQUES: dict[str, Callable[[Task], None]] = {
     "ort-dynamic": ort_dynamic,
     "ort-static": ort_static,
     "ort-static-u8": ort_static_u8,
+    "ort-static-u8u8": ort_static_u8u8,
     "ort-int4": ort_int4,
     "nncf": nncf_ptq,
     "nncf-accuracy": nncf_accuracy,

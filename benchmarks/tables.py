@@ -206,7 +206,7 @@ def _models(results: dict[str, Any]) -> str:
 
 def _rows(results: dict[str, Any], model: str) -> str:
     lines = [
-        "| tool | stored | file | drop [95 %] | latency | CPUs | time | memory |",
+        "| tool | stored | file | drop [95 %] | latency [95 %] | CPUs | time | memory |",
         "|---|---|---|---|---|---|---|---|",
     ]
     order = sorted(results["rows"], key=lambda r: (bool(r.get("failure")), r.get("stored_bytes") or 0))
@@ -219,7 +219,8 @@ def _rows(results: dict[str, Any], model: str) -> str:
             continue
         q = row["quality"]
         drop = f"{q['drop']:.2%} [{q['drop_low']:.2%}, {q['drop_high']:.2%}]"
-        latency = f"{row['latency']['ratio']:.2f}×" if row.get("latency") else ""
+        spread = row.get("latency")
+        latency = f"{spread['ratio']:.2f}× [{spread['low']:.2f}, {spread['high']:.2f}]" if spread else ""
         lines.append(
             f"| {name}{_variant(row)} | {format_bytes(row['stored_bytes'])} ({smaller(results, row):.2f}×) |"
             f" {format_bytes(row['file_bytes'])} | {drop} | {latency} | {_cpus(row)} | {spent} | {memory} |"

@@ -51,11 +51,23 @@ def rival(results: dict[str, Any], model: str) -> Row | None:
     return best([r for r in _of(results, model, *GROUPS) if r["format"] != COREML])
 
 
+def _untried(row: Row) -> bool:
+    """Whether it may hold on every kind of CPU, and nobody has looked."""
+    quality = row.get("quality")
+    if not quality or quality["drop"] > LIMIT or row["format"] != ONNX or row["float"]:
+        return False
+    # Where one CPU has said no, the others do not matter.
+    told = [c.get("holds") for c in row["classes"]]
+    return False not in told and (not told or None in told)
+
+
 def verdict(results: dict[str, Any], model: str) -> str:
     """Who is smallest."""
     mine, other = ours(results, model), rival(results, model)
     if mine is None:
         return "ours not run yet"
+    if _untried(mine):
+        return "ours not tried on every CPU yet"
     if not keeps(mine):
         return f"**lost**: {mine.get('failure') or 'ours does not hold everywhere'}"
     if other is None:
@@ -71,7 +83,7 @@ def targets(results: dict[str, Any]) -> list[str]:
     for model in results["models"]:
         mine = ours(results, model)
         peers = _of(results, model, *GROUPS)
-        if mine is None or not peers:
+        if mine is None or not peers or _untried(mine):
             lines.append(f"- {model}: not run yet")
             continue
         said = [f"smallest at ≤ 0.5 % on every class: {_kept(verdict(results, model).startswith('smallest'))}"]
@@ -81,11 +93,14 @@ def targets(results: dict[str, Any]) -> list[str]:
             said.append(f"≥ {SMALLER}× smaller than fp32: {_kept(times >= SMALLER)} ({times:.2f}×)")
         else:
             said.append(f"≥ {SMALLER}×: no method reaches it ({max(reached, default=0.0):.2f}×)")
+        have = {r["tool"] for r in peers}
+        left = [t.name for t in TOOLS if t.group != OURS and t.name not in have]
         slowest = max((r["seconds"] or 0.0 for r in peers), default=0.0)
         if mine.get("seconds"):
             share = mine["seconds"] / slowest if slowest else float("inf")
             said.append(
-                f"search ≤ {SLOWEST:.0f} × the slowest peer: {_kept(share <= SLOWEST)} ({mine['seconds']:.0f} s, {share:.1f} × {slowest:.0f} s)"
+                f"search ≤ {SLOWEST:.0f} × the slowest peer: {_kept(share <= SLOWEST)} ({mine['seconds']:.0f} s, {share:.1f} × {slowest:.0f} s"
+                f"{'' if not left else '; not run: ' + ', '.join(left)})"
             )
         lines.append(f"- {model}: {'; '.join(said)}")
     return lines
@@ -132,7 +147,7 @@ def readme(results: dict[str, Any], models: tuple[str, ...]) -> str:
             "",
             (
                 "Times smaller than fp32 as stored (zstd, what a node downloads), in brackets the latency over fp32's: of each maker the smallest"
-                f" file that loses at most 0.5 % on every kind of CPU: {classes}. –: none does. {NOTES} `make bench-compress`"
+                f" file that loses at most 0.5 % on every kind of CPU: {classes}. –: none does; ?: not tried on all of them yet. {NOTES} `make bench-compress`"
                 f" on {results['cores']} cores of {results['cpu']}, {results['date']}; quality, intervals, time and memory of each tool:"
                 f" [docs/benchmarks.md](docs/benchmarks.md).{partial}"
             ),
@@ -145,6 +160,9 @@ def _cell(results: dict[str, Any], row: Row | None, model: str, group: str) -> s
         rows = _of(results, model, group)
         if not rows:
             return "not run"
+        open_ = min((r for r in rows if _untried(r)), key=lambda r: int(r["stored_bytes"]), default=None)
+        if open_ is not None:
+            return f"{smaller(results, open_):.2f}× ?"
         return "fails" if all(r.get("failure") for r in rows) else "–"
     latency = f" ({row['latency']['ratio']:.2f}×)" if row.get("latency") else ""
     text = f"{smaller(results, row):.2f}×{MARKS[row['format']]}{latency}"
@@ -168,7 +186,7 @@ def page(results: dict[str, Any], models: tuple[str, ...]) -> str:
             f" optimizations); the median of three comparisons. The machine was shared while this ran (load {_load(results)}): trust ratios.\n"
             "- **CPUs**: on how many kinds of CPU the file holds: it runs there and loses at most the budget on 32 samples, half of them those on which"
             " fp32 is least sure. A file that is over the budget on this CPU is not run on the others, nor is one that is larger than another of the same maker"
-            " that holds on all of them; a float file computes the same everywhere. Natively or emulated by QEMU: "
+            " that holds on all of them; a file that computes in floats (its weights may be stored small) computes the same everywhere. Natively or emulated by QEMU: "
             f"{', '.join(f'{k} {v}' for k, v in results['cpus'].items())}.\n"
             "- **time**, **memory**: wall time of the tool's process, and peak of its and its children's proportional set size. Ours has all"
             " measurements and verification in it; peers measure nothing, but for NNCF's accuracy control.\n"
@@ -236,7 +254,7 @@ def _cpus(row: Row) -> str:
     if row["format"] != ONNX:
         return MARKS[row["format"]]
     if row["float"]:
-        return "float"
+        return "floats"
     if not row["classes"]:
         over = row["quality"]["drop"] > LIMIT
         return "over the budget here" if over else "not run: larger than another of the same maker"

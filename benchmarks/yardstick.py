@@ -95,7 +95,7 @@ class Yardstick:
         with _kept("file", LAYOUT, self.digest, kind, _digest(path), _runtime(kind)) as known:
             if not known:
                 known.update(self._measured(path, kind))
-            return dict(known)
+            return {**known, "float": kind == ONNX and _is_float(path)}
 
     def classes(self, path: Path, kinds: tuple[str, ...], limit: float) -> list[dict[str, Any]]:
         """The file on each of some kinds of CPU, natively or under emulation: rows of `verify`."""
@@ -114,12 +114,13 @@ class Yardstick:
                     )
                     known.update(row.to_json())
                 found.append(dict(known))
+                if known.get("how") == "No":
+                    known.clear()  # a machine with more time may know it
         return found
 
     def _measured(self, path: Path, kind: str) -> dict[str, Any]:
         single = path if path.is_file() else _zipped(path, self.folder / "package.zip")
         found: dict[str, Any] = {"file_bytes": single.stat().st_size, "stored_bytes": packed_size(single)}
-        found["float"] = kind == ONNX and _is_float(single)
         try:
             run = _open(path, kind)
             quality = self._quality(run, kind)
@@ -151,12 +152,17 @@ class Yardstick:
 
 
 def _is_float(path: Path) -> bool:
-    """Whether nothing in it is quantized: such a file computes the same everywhere."""
+    """Whether it computes in floats alone, and so the same everywhere: small weights, if any, are cast to floats first.
+
+    A DequantizeLinear does not count as a cast: onnxruntime may put an integer kernel in the place of what follows it.
+    """
     graph = onnx.load(path).graph
-    small = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
-    words = ("Quant", "Integer", "NBits")
-    return not any(t.data_type in small for t in graph.initializer) and not any(
-        word in node.op_type for node in graph.node for word in words
+    kinds = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+    small = {t.name for t in graph.initializer if t.data_type in kinds}
+    words = ("Quant", "Integer", "NBits", "QLinear")
+    return not any(
+        any(word in node.op_type for word in words) or (node.op_type != "Cast" and small & set(node.input))
+        for node in graph.node
     )
 
 
@@ -244,7 +250,7 @@ def _kept(*parts: Any) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     had = bool(found)
     yield found
-    if not had:
+    if found and not had:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
             json.dump(found, file)

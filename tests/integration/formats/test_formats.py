@@ -17,6 +17,8 @@ from edgemodel_oci.golden import compare_outputs, load_golden, run_cases
 from edgemodel_oci.pack import unpack_file
 from edgemodel_oci.pull import fetch_blob
 
+#: A conversion takes a second, and there are a dozen.
+pytestmark = pytest.mark.timeout(400)
 LIMIT = 0.02
 OPENED = {Format.TFLITE: tflite.open_run, Format.COREML: coreml.open_run}
 

@@ -91,6 +91,12 @@ def test_a_file_counts_only_where_it_is_known_to_hold_everywhere(tables: ModuleT
     assert tables.verdict(found, "m") == "smallest: no peer keeps 0.5 %"
 
 
+def test_nothing_is_said_of_a_file_that_nobody_tried(tables: ModuleType) -> None:
+    found = results({**OURS, "classes": []}, row("ort-static", "onnxruntime", 250))
+    assert tables.verdict(found, "m") == "ours not tried on every CPU yet"
+    assert tables.targets(found) == ["- m: not run yet"]
+
+
 def test_core_ml_is_shown_but_runs_nowhere_here(tables: ModuleType) -> None:
     found = results(OURS, row("coreml-palette4", "coremltools", 100, format="CoreML", classes=[], latency=None))
     assert tables.verdict(found, "m").startswith("smallest")
@@ -106,7 +112,7 @@ def test_targets_are_computed(tables: ModuleType) -> None:
     slow = {**OURS, "seconds": 31.0}
     (line,) = tables.targets(results(slow, row("nncf", "NNCF", 300)))
     assert "≥ 3.5× smaller than fp32: kept (5.00×)" in line
-    assert "search ≤ 3 × the slowest peer: **not kept** (31 s, 3.1 × 10 s)" in line
+    assert "search ≤ 3 × the slowest peer: **not kept** (31 s, 3.1 × 10 s; not run: onnxsim, ort-dynamic" in line
     (line,) = tables.targets(results({**OURS, "stored_bytes": 400}, row("nncf", "NNCF", 300)))
     assert "≥ 3.5×: no method reaches it (3.33×)" in line
     assert tables.targets(results(OURS)) == ["- m: not run yet"]

@@ -73,7 +73,7 @@ def run_job(
             if run.onnx:
                 finalists = finals.timed(finalists)
             report = run.told.report(finalists, made).replace(seconds=round(time.monotonic() - started, 3))
-            if not (run.onnx and finalists) and not any(m.row.accepted and not m.is_source for m in made):
+            if not (run.onnx and finalists) and not any(m.holds for m in made):
                 return summary.refused(report), report
             chosen = picked(made, run.shares)
             return publish(
@@ -181,7 +181,7 @@ class _Run:
             self.told.warn(
                 f"Core ML was not run: its packages are interpreted on the {self.plan.golden.cases} golden cases and"
                 f" {len(converter.samples.feeds)} requests of the validation data, half of these the ones that the source is"
-                " least sure of, and the quality drop is the worse of the two: try them on a device"
+                " least sure of, and what is stored on all of it: try them on a device"
             )
         if converter.skipped:
             self.told.warn(

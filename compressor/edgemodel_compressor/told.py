@@ -101,7 +101,9 @@ class Told:
             layers=self._layers(best, sensitivity) if best is not None else (),
             conversions=tuple(m.row for m in made),
         )
-        diagnosis = None if chosen is not None else self._diagnosis(report, shown, sensitivity, here=bool(names))
+        # What ONNX candidates would have needed is nobody's question where none is wanted and another file does.
+        settled = chosen is not None or (not onnx and any(m.holds for m in made))
+        diagnosis = None if settled else self._diagnosis(report, shown, sensitivity, here=bool(names))
         return report.replace(diagnosis=diagnosis, warnings=tuple(dict.fromkeys(self._warnings)))
 
     def _chosen(self, finalists: list[Outcome]) -> Outcome | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from edgemodel_oci.repository import Repository
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+_WRITTEN = frozenset({"oci-layout", "index.json", "blobs", REPORT_JSON, REPORT_HTML})
+_MANIFEST_BYTES = 2**18
 
 
 def check_out(out: Path) -> None:
@@ -41,6 +44,28 @@ def check_out(out: Path) -> None:
     ours = (out / "oci-layout").is_file() and (out / REPORT_JSON).is_file()
     if not ours and any(out.iterdir()):
         raise InputError(f"--out {out} holds files of something else: name a new or empty folder")
+    strangers = _strangers(out)
+    if strangers:
+        raise InputError(
+            f"--out {out} holds {strangers[0]}"
+            + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
+            + ", which no compress wrote and which would be lost: move it, or name another folder"
+        )
+
+
+def _strangers(out: Path) -> list[str]:
+    """What is not from an earlier compress. A model file is if the artifact beside it names its digest."""
+    found = sorted(p for p in out.iterdir() if p.name not in _WRITTEN)
+    if not found:
+        return []
+    blobs = out / "blobs" / "sha256"
+    manifests = b"".join(p.read_bytes() for p in blobs.iterdir() if p.stat().st_size <= _MANIFEST_BYTES)
+    return [p.name for p in found if not p.is_file() or p.is_symlink() or _sha256(p).encode() not in manifests]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def staging_folder(out: Path) -> Path:

@@ -1,11 +1,14 @@
+import hashlib
+import json
 import os
 
 import pytest
 
 from edgemodel_api.edgemodel import Format
+from edgemodel_api.errors import InputError
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.job import VariantSummary
-from edgemodel_cli.embedded.out_folder import best_variant, publish
+from edgemodel_cli.embedded.out_folder import best_variant, check_out, publish
 
 VNNI, AVX2 = HardwareClass.AMD64_VNNI, HardwareClass.AMD64_AVX2
 
@@ -59,3 +62,33 @@ def test_if_it_cannot_be_put_there_the_old_one_stays(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         publish(made, out)
     assert os.listdir(out) == ["old"]
+
+
+def earlier(out):
+    """What an earlier compress left, as far as it is looked at."""
+    content = b"a model"
+    digest = hashlib.sha256(content).hexdigest()
+    blobs = out / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / "ab").write_text(json.dumps({"layers": [{"annotations": {"digest": f"sha256:{digest}"}}]}))
+    for name in ("oci-layout", "index.json", "report.json", "report.html"):
+        (out / name).write_text("{}")
+    (out / "m.onnx").write_bytes(content)
+
+
+def test_what_an_earlier_compress_wrote_may_be_replaced(tmp_path):
+    earlier(tmp_path)
+    check_out(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mynote", "m2.onnx", "m.tflite"])
+def test_what_the_user_laid_there_is_never_lost(tmp_path, name):
+    earlier(tmp_path)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"holds {name}, which no compress wrote"):
+        check_out(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other").write_text("mine")
+    with pytest.raises(InputError, match="holds folder and 1 more"):
+        check_out(tmp_path)

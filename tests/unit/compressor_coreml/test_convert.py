@@ -72,6 +72,18 @@ class TestEncodings:
         assert done.check.max_error == dense.check.max_error
         assert "3 weights" in done.notes[-1]
 
+    @pytest.mark.parametrize("encoding", ["int8-weights", "palettized-4"])
+    def test_inputs_that_change_places(self, tmp_path: Path, encoding: str) -> None:
+        """Compressing the weights reorders what is independent, such as the casts of two inputs."""
+        weights = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+        nodes = [
+            helper.make_node("Add", ["pix", "extra"], ["s"], name="add"),
+            helper.make_node("MatMul", ["s", "w"], ["y"], name="mm"),
+        ]
+        model = made(nodes, [info("pix", "N", 64), info("extra", "N", 64)], [info("y", "N", 32)], w=weights)
+        done = coreml.convert(model, tmp_path / "m", encoding=encoding)
+        assert done.notes[-1].startswith("1 weights") or any("1 weights" in n for n in done.notes)
+
     def test_the_same_model_gives_the_same_bytes(self, network: Any, tmp_path: Path) -> None:
         for encoding in ("float16", "palettized-4"):
             coreml.convert(network, tmp_path / "a", encoding=encoding)

@@ -1,5 +1,6 @@
 """Which files of other formats go into the artifact; what is said of operators that cannot be converted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
 from edgemodel_api.report import Conversion
 from edgemodel_compressor import choose, formats
-from edgemodel_compressor.conversions import Made, picked, variant_name
+from edgemodel_compressor.conversions import Converter, Made, picked, variant_name
 from edgemodel_compressor.formats import check_operators, others, plain
 from edgemodel_compressor.formats.writers import COREML_PLATFORM, WRITERS, file_name
 
@@ -45,6 +46,34 @@ def test_the_smallest_come_first_and_one_computes_in_floats():
 def test_the_sources_stand_in_goes_in_even_if_it_is_over_the_budget():
     files = [made("source", 900, accepted=False), made("a", 100), made("b", 100, digest="a")]
     assert names(picked(files, {Format.TFLITE: 4})) == ["source", "a"]
+
+
+def test_what_was_judged_on_few_samples_alone_goes_nowhere():
+    files = [made("a", 100), replace(made("b", 50), unsure=True), replace(made("c", 70), unsure=True)]
+    assert names(picked(files, {Format.TFLITE: 3})) == ["a"]
+
+
+def test_the_smallest_are_judged_on_all_the_data():
+    kinds = {"pal2": 10, "pal4": 20, "pal6": 30, "int8": 40, "pal8": 50}
+    files = [made(n, size, kind=Format.COREML) for n, size in kinds.items()]
+    files += [
+        made("half", 60, kind=Format.COREML, encoding="float16"),
+        made("bad", 5, kind=Format.COREML, accepted=False),
+    ]
+    looked = []
+
+    class Judge(Converter):
+        def _confirmed(self, m):
+            looked.append(m.row.name)
+            return replace(m, row=m.row.replace(accepted=m.row.name != "pal2"))
+
+    found = Judge(None, None, None).confirmed(files)
+    assert looked == ["pal2", "pal4", "pal6"]
+    assert names(picked(found, {Format.COREML: 9})) == ["pal4", "pal6", "half"]
+    late = Judge(None, None, None, lambda: True).confirmed(files)
+    assert names(picked(late, {Format.COREML: 9})) == ["half"]
+    tflite = [made("t", 10)]
+    assert Judge(None, None, None).confirmed(tflite) == tuple(tflite)
 
 
 def test_formats_do_not_take_each_others_places():

@@ -163,7 +163,10 @@ def _check_classes(judge: Judge, labels: Array, output: Array) -> None:
     classes = max(2, output.shape[-1] if output.ndim >= 2 else 2)
     wrong = numbers[~((numbers >= 0) & (numbers < classes) & (numbers == np.floor(numbers)))]
     if wrong.size:
-        raise InputError(f"a label is {wrong[0]:g}, but the output has {classes} classes, 0 to {classes - 1}")
+        raise InputError(
+            f"data.validation.labels: a label is {wrong[0]:g}, but the output has {classes} classes, 0 to {classes - 1}:"
+            " number them from 0, or name the output that they are of"
+        )
 
 
 def _per_sample(values: Array) -> Floats:

@@ -137,8 +137,21 @@ def test_binary_with_broadcasting(build, data):
 @given(data=st.data())
 def test_binary_of_five_dimensions(build, data):
     left = [data.draw(st.sampled_from([1, d])) for d in (2, 3, 2, 3)]
-    constants = {"k": build.weights(*[data.draw(st.sampled_from([1, d])) for d in (1, 2, 3, 2, 3)])}
-    build.convert(build.model([build.node("Add", ["x", "k"])], {"x": ["N", *left]}, constants))
+    right = [data.draw(st.sampled_from([1, d])) for d in (1, 2, 3, 2, 3)]
+    model = build.model([build.node("Add", ["x", "k"])], {"x": ["N", *left]}, {"k": build.weights(*right)})
+    # Who is broadcast along an axis; neighbours that are alike become one.
+    kinds = [(a > 1, b > 1) for a, b in zip([2, *left], right, strict=True) if (a, b) != (1, 1)]
+    groups = [k for k, before in zip(kinds, [None, *kinds], strict=False) if k != before]
+    if len(groups) > 4:
+        with pytest.raises(InputError, match="5 dimensions; TFLite's ADD has 4 at most"):
+            build.convert(model)
+    else:
+        build.convert(model)
+
+
+@pytest.mark.parametrize(("left", "right"), [((1, 1, 2, 1), (1, 1, 3, 1, 3)), ((1, 2, 1, 2), (1, 1, 1, 3, 1))])
+def test_axes_of_one_are_no_groups_of_their_own(build, left, right):
+    build.convert(build.model([build.node("Add", ["x", "k"])], {"x": ["N", *left]}, {"k": build.weights(*right)}))
 
 
 @pytest.mark.parametrize("op", ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"])
@@ -318,7 +331,8 @@ def test_gemm(build, data):
 def test_flattening_a_convolution_needs_no_transposition(build):
     nodes = [build.node("Flatten", ["c"], "f"), build.node("MatMul", ["f", "w"])]
     model = behind_conv(build, nodes, {"w": build.weights(4 * 42, 5)})
-    from edgemodel_compressor.formats.tflite.lower import lower
+    from edgemodel_api.errors import InputError
+from edgemodel_compressor.formats.tflite.lower import lower
 
     build.convert(model)
     assert [op.code for op in lower(model).graph.ops].count("TRANSPOSE") == 1  # the input's

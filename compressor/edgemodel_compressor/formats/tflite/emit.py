@@ -250,11 +250,13 @@ def _alike_axes(shapes: Sequence[Shape], rank: int) -> list[list[int]]:
         wide = max(int(s[axis]) for s in padded)
         free = any(isinstance(s[axis], Free) for s in padded)
         kind = tuple(int(s[axis]) != wide or (free and not isinstance(s[axis], Free)) for s in padded)
-        if groups and kind == last:
+        unit = wide == 1 and not free
+        # One that is 1 for all belongs to any group.
+        if groups and (unit or last in (None, kind)):
             groups[-1].append(axis)
         else:
             groups.append([axis])
-        last = kind
+        last = last if unit else kind
     return groups
 
 

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from edgemodel_api.errors import InputError
+
 few = settings(max_examples=4, suppress_health_check=list(HealthCheck), derandomize=True)
 sizes = st.integers(1, 3)
 
@@ -331,8 +333,7 @@ def test_gemm(build, data):
 def test_flattening_a_convolution_needs_no_transposition(build):
     nodes = [build.node("Flatten", ["c"], "f"), build.node("MatMul", ["f", "w"])]
     model = behind_conv(build, nodes, {"w": build.weights(4 * 42, 5)})
-    from edgemodel_api.errors import InputError
-from edgemodel_compressor.formats.tflite.lower import lower
+    from edgemodel_compressor.formats.tflite.lower import lower
 
     build.convert(model)
     assert [op.code for op in lower(model).graph.ops].count("TRANSPOSE") == 1  # the input's

@@ -27,6 +27,7 @@ import environments
 import tables
 from contenders import ONNX, OURS, TOOLS, Tool, make
 from models import ROOT, BenchModel, names, prepare
+from tables import put_between
 from yardstick import Yardstick, cpu_name, limit_of
 
 from edgemodel_api.hardware import HardwareClass
@@ -199,18 +200,6 @@ def _now() -> dt.datetime:
     return dt.datetime.now(tz=dt.UTC).astimezone()
 
 
-def update(path: Path, text: str) -> None:
-    """Put a table between its marks.
-
-    Raises:
-        SystemExit: the file has no marks.
-    """
-    content = path.read_text()
-    if BEGIN not in content or END not in content:
-        sys.exit(f"{path.name} lacks the marks {BEGIN} and {END}")
-    path.write_text(f"{content.partition(BEGIN)[0]}{BEGIN}\n{text}\n{END}{content.partition(END)[2]}")
-
-
 def main() -> int:
     """0; 1 when ours breaks a promise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,7 +217,7 @@ def main() -> int:
     results = Results(options.results, fresh=not options.tables)
     problems = [] if options.tables else run(options, results)
     if options.update:
-        update(ROOT / "README.md", tables.readme(results.known, names()))
+        put_between(ROOT / "README.md", BEGIN, END, tables.readme(results.known, names()))
         (ROOT / "docs/benchmarks.md").write_text(tables.page(results.known, names()))
         tables.picture(results.known, ROOT / "docs/benchmarks.svg")
     print(tables.readme(results.known, names()))

@@ -22,6 +22,7 @@ from typing import Any
 import environments
 from contenders import ONNX
 from models import ROOT, BenchModel, prepare
+from tables import put_between
 from yardstick import Yardstick, cpu_name
 
 from edgemodel_api.edgemodel import Activations, Granularity, Precision, PruneMethod, PruneStep, QuantizeStep, Structure
@@ -148,19 +149,6 @@ def table(lines: list[str], models: list[BenchModel]) -> str:
     return "\n".join([head, *lines, "", note])
 
 
-def update(readme: Path, text: str) -> None:
-    """Put the table between its marks.
-
-    Raises:
-        SystemExit: the file has no marks.
-    """
-    content = readme.read_text()
-    if BEGIN not in content or END not in content:
-        sys.exit(f"{readme.name} lacks the marks {BEGIN} and {END}")
-    before, after = content.partition(BEGIN)[0], content.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
 def main() -> int:
     """0; 1 when a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -180,7 +168,7 @@ def main() -> int:
     text = table(lines, models)
     print(text)
     if options.update_readme and options.only is None:
-        update(ROOT / "README.md", text)
+        put_between(ROOT / "README.md", BEGIN, END, text)
     for problem in problems:
         print(f"broken promise: {problem}", file=sys.stderr)
     return 1 if problems else 0

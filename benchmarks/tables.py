@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,18 @@ SMALLER, SLOWEST = 3.5, 3.0
 GROUPS = tuple(dict.fromkeys(t.group for t in TOOLS if t.group != OURS))
 MARKS = {ONNX: "", TFLITE: "†", COREML: "‡"}
 NOTES = "† on this CPU only, by LiteRT: nothing emulates the others for it. ‡ by our interpreter of MIL programs; never run on Core ML."
+
+
+def put_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Put a table between its marks.
+
+    Raises:
+        SystemExit: the file has no marks.
+    """
+    content = path.read_text()
+    if begin not in content or end not in content:
+        sys.exit(f"{path.name} lacks the marks {begin} and {end}")
+    path.write_text(f"{content.partition(begin)[0]}{begin}\n{text}\n{end}{content.partition(end)[2]}")
 
 
 def smaller(results: dict[str, Any], row: Row) -> float:

@@ -9,7 +9,6 @@ quality and size, so that two runs give the same artifact; how fast it is, the t
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from edgemodel_api.job import JobSpec, Progress
 from edgemodel_api.quantities import format_bytes, parse_percent
 from edgemodel_api.report import Conversion, Measurement, Refusal
 from edgemodel_oci.artifact import packed_size
+from edgemodel_oci.files import measure
 from edgemodel_oci.golden import GoldenScore, compare_outputs, run_cases
 
 from . import gates
@@ -210,7 +210,7 @@ class Converter:
                 made,
                 path=written.path,
                 written=written,
-                file_digest=_sha256(written.path),
+                file_digest=measure(written.path)[0].removeprefix("sha256:"),
                 row=row.replace(
                     size_bytes=packed_size(written.path, wanted),
                     file_bytes=written.path.stat().st_size,
@@ -427,8 +427,3 @@ def _said(row: Conversion, source: Measurement) -> str:
     drop = "" if row.quality_drop is None else f", drop {row.quality_drop:.2%}"
     ratio = source.size_bytes / max(1, row.size_bytes)
     return f"{format_bytes(row.size_bytes)} ({ratio:.1f}x smaller){drop}{'' if row.accepted else ', refused'}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -55,17 +54,18 @@ def check_out(out: Path) -> None:
 
 def _strangers(out: Path) -> list[str]:
     """What is not from an earlier compress. A model file is if the artifact beside it names its digest."""
+    from edgemodel_oci.files import measure
+
     found = sorted(p for p in out.iterdir() if p.name not in _WRITTEN)
     if not found:
         return []
-    blobs = out / "blobs" / "sha256"
-    manifests = b"".join(p.read_bytes() for p in blobs.iterdir() if p.stat().st_size <= _MANIFEST_BYTES)
-    return [p.name for p in found if not p.is_file() or p.is_symlink() or _sha256(p).encode() not in manifests]
+    blobs = (out / "blobs" / "sha256").glob("*")
+    manifests = b"".join(p.read_bytes() for p in blobs if p.is_file() and p.stat().st_size <= _MANIFEST_BYTES)
 
+    def named(path: Path) -> bool:
+        return measure(path)[0].removeprefix("sha256:").encode() in manifests
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [p.name for p in found if not p.is_file() or p.is_symlink() or not named(p)]
 
 
 def staging_folder(out: Path) -> Path:

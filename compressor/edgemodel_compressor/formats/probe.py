@@ -12,8 +12,6 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from edgemodel_compressor.data import TensorSpec, synthetic
 from edgemodel_compressor.evaluate.runner import Arrays
 from edgemodel_oci.files import writing
 
+from .child_process import run_child
 from .onnx_model import runtime_message
 
 DOING = {
@@ -87,7 +86,8 @@ def probe(
             " its first run may take: use smaller inputs"
         )
     with _request_file(request, work_dir) as file:
-        said, code = _run_child(path, file, list(request), memory_bytes, timeout)
+        arguments = [str(path), str(file), json.dumps(list(request)), str(memory_bytes), str(math.ceil(timeout))]
+        said, code = run_child(CHILD, arguments, timeout)
     last: dict[str, Any] = said[-1] if said else {}
     stage = str(last.get("stage", "start"))
     doing = DOING.get(stage, stage)
@@ -120,36 +120,6 @@ def probe(
     if stage == "run":
         hint = "give data like what the model was trained on" if feeds is not None else "export the model again"
     raise InputError(f"{path.name} is no valid model: {doing} fails: {runtime_message(text)}{checked}: {hint}")
-
-
-def _run_child(
-    path: Path, request: Path, names: list[str], memory_bytes: int, timeout: float
-) -> tuple[list[dict[str, Any]], int | None]:
-    """Lines that the child said, and its exit code; None: out of time."""
-    arguments = [str(path), str(request), json.dumps(names), str(memory_bytes), str(math.ceil(timeout))]
-    try:
-        child = subprocess.run(
-            # -P: modules that lie in the current folder are not ours.
-            [sys.executable, "-P", "-c", CHILD, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout,
-            check=False,
-        )
-        output, code = child.stdout, child.returncode
-    except subprocess.TimeoutExpired as error:
-        output, code = error.stdout or b"", None
-    # SIGXCPU: the child's own limit, which it meets first where it computes all the time.
-    return list(_lines(output)), None if code == -signal.SIGXCPU else code
-
-
-def _lines(output: bytes) -> Iterator[dict[str, Any]]:
-    for line in output.splitlines():
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
 
 
 def _death(code: int) -> str:

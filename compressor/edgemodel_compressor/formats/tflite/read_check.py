@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ import numpy as np
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import Arrays
+from edgemodel_compressor.formats.child_process import run_child
 from edgemodel_oci.files import writing
 from edgemodel_oci.golden import compare_outputs
 
@@ -151,7 +149,7 @@ def _child(
             "inputs": list(read.inputs.items()), "outputs": list(read.outputs.items()),
             "free": read.free_batch, "memory": memory_bytes, "seconds": math.ceil(timeout),
         }  # fmt: skip
-        said, code = _run(json.dumps(settings), timeout)
+        said, code = run_child(_CHILD, [json.dumps(settings)], timeout)
         last: dict[str, Any] = said[-1] if said else {}
         doing = str(last.get("doing", "starting"))
         if code is None:
@@ -162,31 +160,6 @@ def _child(
             raise InputError(f"the TFLite model: {doing} fails: {text}: export it again, or give it as ONNX")
         with np.load(folder / "out.npz", allow_pickle=False) as found:
             return {n: found[n] for n in found.files}
-
-
-def _run(settings: str, timeout: float) -> tuple[list[dict[str, Any]], int | None]:
-    try:
-        child = subprocess.run(
-            # -P: modules that lie in the current folder are not ours.
-            [sys.executable, "-P", "-c", _CHILD, settings],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout,
-            check=False,
-        )
-        output, code = child.stdout, child.returncode
-    except subprocess.TimeoutExpired as error:
-        output, code = error.stdout or b"", None
-    lines = []
-    for line in output.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines, None if code == -signal.SIGXCPU else code
 
 
 def _death(code: int) -> str:

@@ -4,9 +4,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   ?= .edgemodel/demo
+# Several targets at once, the output of each in one piece where make can do that.
+BESIDE = $(MAKE) --no-print-directory --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+DRY = $(if $(findstring n,$(firstword -$(MAKEFLAGS))),echo)
+# What to look at when the tests have become slow.
+SLOWEST = --durations 10 --durations-min 3
+# Tests start this checkout's programs hundreds of times: each would compile all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-unit test-cluster test-testbed fuzz e2e verify format manifests lock tools emulators bench-compress bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
+.PHONY: help setup demo digits test test-code test-unit test-cluster test-operator test-stories test-testbed fuzz e2e verify format manifests lock tools emulators bench-compress bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,27 +36,50 @@ digits: $(STAMP) ## The small example: a classifier of handwritten digits
 	@$(BIN)/python examples/digits/prepare.py
 	@$(BIN)/edgemodel run -f examples/digits/edgemodel.yaml --nodes 3
 
+# One after the other what computes (unit, integration), what waits for controllers and kubelets (cluster beside e2e), and what asserts
+# how fast the test bed comes up. All at once, on two cores, was some minutes shorter, and left each a third of the clock that it waits
+# by. All of them run, whichever fails; the output of those beside each other is shown when they end.
 test: $(STAMP) tools ## All tests; those on a cluster where one can be made (root and Go, on Linux)
 	@$(BIN)/python -m edgemodel_compressor.verify.install $(if $(EDGEMODEL_REQUIRE_TOOLS),,|| true)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
-	@if why=$$($(BIN)/python testbed/cluster.py check); then $(MAKE) --no-print-directory test-cluster test-testbed; \
-	 else echo "NOT RUN: tests/cluster, tests/e2e and tests/testbed, as $$why"; test -z "$(EDGEMODEL_REQUIRE_TOOLS)"; fi
+	@code=0; \
+	 $(MAKE) --no-print-directory test-code || code=1; \
+	 if why=$$($(BIN)/python testbed/cluster.py check); then \
+	   $(BESIDE) -j2 test-operator test-stories || code=1; \
+	   $(MAKE) --no-print-directory test-testbed || code=1; \
+	 else \
+	   echo "NOT RUN: tests/cluster, tests/e2e and tests/testbed, as $$why"; test -z "$(EDGEMODEL_REQUIRE_TOOLS)" || code=1; \
+	 fi; exit $$code
+
+# Three on two cores, as many tests wait for processes and timeouts. The plus lets it show its progress: the output of what calls itself
+# make is not held back. (And make -n would run it.)
+test-code: $(STAMP) tools
+	+@$(DRY) $(BIN)/python -m pytest -n 3 --dist loadgroup --timeout 300 $(SLOWEST) $(PYTEST_ARGS)
 
 test-unit: $(STAMP) ## The quick ones
-	@$(BIN)/python -m pytest -n 2 tests/unit $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 $(SLOWEST) tests/unit $(PYTEST_ARGS)
 
 fuzz: $(STAMP) ## The properties with new examples, ten times as many: what fails becomes an example of its test
 	@EDGEMODEL_FUZZ=10 $(BIN)/python -m pytest -n 2 --timeout 1800 tests/unit tests/integration $(PYTEST_ARGS)
 
-test-cluster: $(STAMP) tools ## The operator and the chart on the test bed (root, Go), which stays up for the next run
-	@set -e; up=$$($(BIN)/python testbed/cluster.py up); $(BIN)/python testbed/cluster.py images > /dev/null; \
-	 KUBECONFIG=$${up##*KUBECONFIG=} $(BIN)/python -m pytest tests/cluster tests/e2e $(PYTEST_ARGS)
+test-cluster: $(STAMP) tools ## The operator, and the chart on the test bed, which stays up for the next run (root, Go)
+	+@$(BESIDE) -j2 test-operator test-stories
 
-e2e: $(STAMP) tools ## Only the chart and its stories: on the test bed, or on a cluster of yours (KUBECONFIG, see tests/e2e/conftest.py)
+# A bed of its own, with one node, which is gone afterwards: the chart's operator would serve these tests' models too.
+test-operator: $(STAMP) tools
+	@set -e; export EDGEMODEL_TESTBED_NUMBER=8; trap '$(BIN)/python testbed/cluster.py down' EXIT; trap 'exit 130' INT TERM; echo; \
+	 up=$$($(BIN)/python testbed/cluster.py up --nodes 1); \
+	 KUBECONFIG=$${up##*KUBECONFIG=} $(BIN)/python -m pytest $(SLOWEST) tests/cluster $(PYTEST_ARGS)
+
+# On the test bed, whatever KUBECONFIG says.
+test-stories: $(STAMP) tools
+	@unset KUBECONFIG; echo; $(BIN)/python testbed/cluster.py up > /dev/null && $(BIN)/python testbed/cluster.py images > /dev/null && \
+	 $(BIN)/python -m pytest $(SLOWEST) tests/e2e $(PYTEST_ARGS)
+
+e2e: $(STAMP) tools ## Only the chart's stories: on the test bed, or on a cluster of yours (KUBECONFIG, see tests/e2e/conftest.py)
 	@$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
 
 test-testbed: $(STAMP) tools ## The test bed itself, on a bed of its own that is gone afterwards
-	@$(BIN)/python -m pytest tests/testbed $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(SLOWEST) tests/testbed $(PYTEST_ARGS)
 
 tools: $(STAMP) ## Programs that the tests talk to (oras, registry, helm), built with Go into a cache outside the checkout
 	@$(BIN)/python tools/install $(if $(EDGEMODEL_REQUIRE_TOOLS),--require)

@@ -31,7 +31,7 @@ OURS, SOURCE = "EdgeModel", "source"
 SUFFIX = {ONNX: ".onnx", TFLITE: ".tflite", COREML: ".mlpackage"}
 #: Raised when files are made otherwise, by nobody's code.
 LAYOUT = 1
-LIMIT_BYTES, LIMIT_SECONDS = 8 * 2**30, 2700.0
+LIMIT_BYTES, LIMIT_SECONDS = 8 * 2**30, 600.0
 PLATFORMS = {"amd64": "linux/amd64", "arm64": "linux/arm64"}
 
 
@@ -76,7 +76,6 @@ TOOLS: tuple[Tool, ...] = (
     Tool("coreml-palette6", "coremltools", "palettize_weights, 6 bits, k-means", "coremltools", COREML),
     Tool("coreml-palette4", "coremltools", "palettize_weights, 4 bits, k-means", "coremltools", COREML),
     Tool("edgemodel-0.5", OURS, "search, 0.5 %", max_drop="0.5%"),
-    Tool("edgemodel-1", OURS, "search, 1 %", max_drop="1%"),
 )
 
 

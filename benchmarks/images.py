@@ -1,11 +1,12 @@
 """Bytes to download and memory at rest: the images, and an agent with one small model, beside what users pick instead.
 
-    python benchmarks/images.py [--no-images]
+    python benchmarks/images.py [--no-images | --only-images] [--update]
 
 All in one run, on one Python, with the same model and onnxruntime (magika's network, 3 MB). "Download": gzip, what a node pulls
 besides the base image. Memory: every process of it, once it has loaded the model, made one inference and rested. PSS shares what
 several processes map between them, so it adds up; RSS does not. Peers are installed with pip into a cache, once. Image sizes
-need buildah and root. Fails if a promise of ours is broken: an agent image over 150 MB, an agent process over 80 MB RSS.
+need buildah and root; images that the test bed's registry has are looked up there, as pushing compresses them once more. `--only-images`
+measures nothing else, `--update` puts the tables into docs/images.md. Fails if a promise of ours is broken: an agent image over 150 MB, an agent process over 80 MB RSS.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import psutil
 from models import ROOT
+from tables import put_between
 
 from edgemodel_agent.processes import find_servers
 from edgemodel_agent.runtime_dir import runtime_dir
@@ -43,7 +47,9 @@ from edgemodel_oci.reference import Reference
 from edgemodel_oci.repository import open_repository
 
 IMAGE_LIMIT_MB, AGENT_LIMIT_MB = 150, 80
+MARKS = "<!-- bench-images-{}:begin -->", "<!-- bench-images-{}:end -->"
 REST_SECONDS = 5
+AGENT = "– the agent's process"
 CACHE = Path(os.environ.get("EDGEMODEL_CACHE") or Path.home() / ".cache" / "edgemodel") / "bench-images"
 LOAD = """
 import numpy, onnxruntime, sys
@@ -282,48 +288,94 @@ def image_sizes() -> dict[str, tuple[float, float]]:
 
     sizes = {}
     for name in (*project_images.ROLES, "agent-arm64"):
-        with tempfile.TemporaryDirectory() as scratch:
-            image = project_images.role_image(name)
-            subprocess.run(["buildah", "push", "-q", image, f"oci:{scratch}:it"], check=True)
-            blobs = Path(scratch) / "blobs" / "sha256"
-            index = json.loads((Path(scratch) / "index.json").read_text())
-            manifest = json.loads((blobs / index["manifests"][0]["digest"].removeprefix("sha256:")).read_text())
-            base, *role = (layer["size"] / 1e6 for layer in manifest["layers"])
-            sizes[name] = (base, sum(role))
+        image = project_images.role_image(name)
+        base, *role = (layer["size"] / 1e6 for layer in (pushed(image, project_images) or packed(image))["layers"])
+        sizes[name] = (base, sum(role))
     return sizes
 
 
-def main() -> int:
-    """0, or 1 if a promise is broken."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-images", action="store_true", help="only memory: needs neither root nor buildah")
-    given = parser.parse_args()
-    sizes = {} if given.no_images else image_sizes()
+def pushed(image: str, project_images: ModuleType) -> Any:
+    """Its manifest in the test bed's registry; None: it is not there, or no bed is up."""
+    try:
+        if not project_images._is_pushed(image):
+            return None
+    except project_images.StartError:
+        return None
+    repository, _, tag = image.partition("/")[2].rpartition(":")
+    url = f"http://{project_images.s.REGISTRY}/v2/{repository}/manifests/{tag}"
+    request = urllib.request.Request(url, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def packed(image: str) -> Any:
+    """Its manifest in a folder, as it would be pushed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run(["buildah", "push", "-q", image, f"oci:{scratch}:it"], check=True)
+        index = json.loads((Path(scratch) / "index.json").read_text())
+        digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+        return json.loads((Path(scratch) / "blobs" / "sha256" / digest).read_text())
+
+
+def memory_rows(download: float) -> list[Row]:
+    """Ours, its two parts first, and the peers."""
     subprocess.run([sys.executable, str(ROOT / "examples/file-type/prepare.py")], check=True, cwd=ROOT)
     model = ROOT / "examples/file-type/data/model.onnx"
     with tempfile.TemporaryDirectory(prefix="edgemodel-bench-") as scratch:
         folder = Path(scratch)
         agent, server = ours(folder, model)
         peers = [peer(name, folder, model) for name in PEERS]
-    if sizes:
-        print("| image | base MB | role MB | together |\n|---|---|---|---|")
-        for name, (base, role) in sizes.items():
-            print(f"| {name} | {base:.1f} | {role:.1f} | {base + role:.1f} |")
-        print()
-    download = sizes["agent"][1] if sizes else float("nan")
-    whole = Row("EdgeModel: agent and model server", download, agent[0] + server[0], agent[1] + server[1])
-    rows = [
-        Row("– the agent's process", download, *agent),
+    return [
+        Row(AGENT, download, *agent),
         Row("– a model's server, each", 0.0, *server),
-        whole,
+        Row("EdgeModel: agent and model server", download, agent[0] + server[0], agent[1] + server[1]),
         *peers,
     ]
-    print("| at rest, one model of 3 MB | download MB | RSS MB | PSS MB | PSS to ours |\n|---|---|---|---|---|")
-    for row in rows:
-        print(f"| {row.what} | {row.download:.1f} | {row.rss:.1f} | {row.pss:.1f} | {row.pss / whole.pss:.2f} |")
-    broken = [f"{n}: {sum(s):.0f} MB > {IMAGE_LIMIT_MB} MB" for n, s in sizes.items() if n.startswith("agent") and sum(s) > IMAGE_LIMIT_MB]  # fmt: skip
-    if agent[0] > AGENT_LIMIT_MB:
-        broken.append(f"the agent's process: {agent[0]:.0f} MB > {AGENT_LIMIT_MB} MB")
+
+
+def size_table(sizes: dict[str, tuple[float, float]]) -> str:
+    """Markdown."""
+    lines = ["| image | base MB | role MB | together (compressed) |", "|---|---|---|---|"]
+    shown = {name: name.replace("-", ", ") for name in sizes}
+    return "\n".join([*lines, *(f"| {shown[n]} | {b:.1f} | {r:.1f} | {b + r:.1f} |" for n, (b, r) in sizes.items())])
+
+
+def memory_table(rows: list[Row]) -> str:
+    """Markdown; the third row is the one that the others are divided by."""
+    lines = ["| at rest, one model of 3 MB | download MB | RSS MB | PSS MB | PSS to ours |", "|---|---|---|---|---|"]
+    whole = rows[2].pss
+    return "\n".join(
+        [*lines, *(f"| {r.what} | {r.download:.1f} | {r.rss:.1f} | {r.pss:.1f} | {r.pss / whole:.2f} |" for r in rows)]
+    )
+
+
+def show(kind: str, table: str, *, update: bool) -> None:
+    """Print it, and put it where it belongs."""
+    print(f"{table}\n")
+    if update:
+        put_between(ROOT / "docs" / "images.md", *(mark.format(kind) for mark in MARKS), table)
+
+
+def main() -> int:
+    """0, or 1 if a promise is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--no-images", action="store_true", help="only memory: needs neither root nor buildah")
+    which.add_argument("--only-images", action="store_true", help="only the sizes of images")
+    parser.add_argument("--update", action="store_true", help="put the tables into docs/images.md")
+    given = parser.parse_args()
+    broken = []
+    sizes = {} if given.no_images else image_sizes()
+    if sizes:
+        show("sizes", size_table(sizes), update=given.update)
+        together = {name: sum(size) for name, size in sizes.items() if name.startswith("agent")}
+        broken += [f"{n}: {mb:.0f} MB > {IMAGE_LIMIT_MB} MB" for n, mb in together.items() if mb > IMAGE_LIMIT_MB]
+    if not given.only_images:
+        rows = memory_rows(sizes["agent"][1] if sizes else float("nan"))
+        show("memory", memory_table(rows), update=given.update)
+        agent = next(row.rss for row in rows if row.what == AGENT)
+        if agent > AGENT_LIMIT_MB:
+            broken.append(f"the agent's process: {agent:.0f} MB > {AGENT_LIMIT_MB} MB")
     print("\n".join(broken) or "all promises kept", file=sys.stderr)
     return 1 if broken else 0
 

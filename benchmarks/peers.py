@@ -179,13 +179,15 @@ def _scores(task: Task, source: Any) -> Callable[[np.ndarray, int], float]:
     run = _session(source)
     truth = [run(row) for row in task.rows(task.validation)]
     if task.metric == "Cosine":
-        return lambda answer, i: _cosine(answer, truth[i])
+        # An answer that is nothing has no direction: the same floor as the yardstick's.
+        more = 1e-6 * float(np.mean([np.square(t.astype(np.float64)).sum() for t in truth]))
+        return lambda answer, i: _cosine(answer, truth[i], more)
     return lambda answer, i: float((answer.argmax(-1) == truth[i].argmax(-1)).mean())
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def _cosine(a: np.ndarray, b: np.ndarray, more: float) -> float:
     x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
-    return float(x @ y / max(1e-12, float(np.linalg.norm(x) * np.linalg.norm(y))))
+    return float((x @ y + more) / np.sqrt((x @ x + more) * (y @ y + more)))
 
 
 def aeq_dynamic(task: Task) -> None:

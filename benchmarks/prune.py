@@ -167,7 +167,7 @@ def main() -> int:
         problems += broken(rows)
     text = table(lines, models)
     print(text)
-    if options.update_readme and options.only is None:
+    if options.update_readme:
         put_between(ROOT / "README.md", BEGIN, END, text)
     for problem in problems:
         print(f"broken promise: {problem}", file=sys.stderr)

@@ -212,10 +212,12 @@ def main() -> int:
         _require_root()
         if options.command == "up":
             disk = disks.size(options.disk) if options.disk else 0
-            up(bed, options.nodes, real=options.real, disk=disk)
+            with images.one_at_a_time("bed"):  # beds share programs that are built once, and the table of interpreters
+                up(bed, options.nodes, real=options.real, disk=disk)
             print(f"KUBECONFIG={bed.kubeconfig}")
         elif options.command == "down":
-            down(bed)
+            with images.one_at_a_time("bed"):
+                down(bed)
         elif options.command == "push":
             print(images.push_image(options.image))
         elif options.command == "images":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import os
 import socket
@@ -9,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -26,13 +28,40 @@ settings.load_profile("edgemodel")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """EDGEMODEL_FUZZ=N: only properties, with N times as many examples, drawn anew."""
+    """EDGEMODEL_FUZZ=N: only properties, with N times as many examples, drawn anew.
+
+    Of several workers, each begins with what takes long: else one of them is done minutes before the other.
+    """
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=_is_quick)
     if not _FUZZ:
         return
     items[:] = [i for i in items if isinstance(i, pytest.Function) and is_hypothesis_test(i.obj)]
     for function in {getattr(i.obj, "__func__", i.obj) for i in items if isinstance(i, pytest.Function)}:
         wanted = function._hypothesis_internal_use_settings
         function._hypothesis_internal_use_settings = settings(wanted, max_examples=wanted.max_examples * _FUZZ)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays to the end: no collection of garbage need look through it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    timeout = item.get_closest_marker("timeout")
+    return item.get_closest_marker("slow") is None and (timeout is None or timeout.args[0] <= 120)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line a folder, for who looks at the end alone: `tests/unit: 3672 passed, 1 skipped`."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            folder = "/".join(report.nodeid.partition("::")[0].split("/")[:2])
+            counts.setdefault(folder, Counter())[outcome] += 1
+    for folder, found in sorted(counts.items()):
+        terminalreporter.write_line(f"{folder}: {', '.join(f'{count} {outcome}' for outcome, count in found.items())}")
 
 
 # Tests of the pipeline take as long where QEMU is installed as where it is not; tests/integration/verify turns it on.
@@ -73,7 +102,9 @@ def _running(folder: Path) -> Iterator[RealPrometheus]:
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.end_headers()
-            self.wfile.write(found.text.encode())
+            # It hangs up where an answer takes longer than the time of a scrape.
+            with suppress(ConnectionError):
+                self.wfile.write(found.text.encode())
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,4 +1,4 @@
-"""Programs and ports for tests that start processes."""
+"""Programs, ports and a cache for tests that start processes or bring files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+#: Environments and downloads that tests share, outside of the checkout.
+CACHE = Path(os.environ.get("EDGEMODEL_TEST_CACHE", Path.home() / ".cache" / "edgemodel-tests"))
 INSTALL = Path(__file__).resolve().parents[1] / "tools" / "install"
 
 

@@ -35,7 +35,6 @@ PACKAGES_CLUTTER = (
     "numpy/**/*.a",
     "numpy/_core/include",
     "numpy/distutils",
-    "numpy/f2py",
     "onnx/**/*.h",
     "onnx/**/*.proto*",
     "onnx/backend/test",
@@ -48,9 +47,9 @@ PACKAGES_CLUTTER = (
     # For PyPy.
     "zstandard/_cffi*",
 )
-#: The compressor quantizes, and onnxruntime.quantization imports onnxruntime.transformers; and it reads TFLite's schema. Of
-#: LiteRT the agent needs the interpreter alone, which is in libpywrap_litert_common: not its other interface (libLiteRt), nor
-#: what compiles for accelerators, nor what only these import.
+#: The compressor quantizes, and onnxruntime.quantization imports onnxruntime.transformers; it reads TFLite's schema; and coremltools
+#: (by scipy) asks numpy for all that it has. Of LiteRT the agent needs the interpreter alone, which is in libpywrap_litert_common:
+#: not its other interface (libLiteRt), nor what compiles for accelerators, nor what only these import.
 ROLE_CLUTTER = {
     "agent": (
         "ai_edge_litert/*_pb2.py",
@@ -60,6 +59,7 @@ ROLE_CLUTTER = {
         "ai_edge_litert/tflite",
         "ai_edge_litert/vendors",
         "ml_dtypes",
+        "numpy/f2py",
         "onnxruntime/quantization",
         "onnxruntime/transformers",
         "tqdm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
@@ -26,50 +27,82 @@ __all__ = [
     "usable_cores",
 ]
 
+log = logging.getLogger(__name__)
+
 #: Packages that execute models; `EdgeNode.status.runtimes` names those that are installed.
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 #: What a package must be able to import to count as installed: one that was built for another numpy, or other CPUs, cannot.
 MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
-#: Less than the minute after which a silent node counts as offline.
+#: Less than the minute after which a silent node counts as offline: so long the first report waits.
 IMPORT_SECONDS = 40.0
+#: A small board that boots, with everything else that starts on it, may take minutes to import one; each try has twice as long.
+IMPORT_TRIES = 5
 
 
 def installed_runtimes(names: Iterable[str] = RUNTIMES) -> dict[str, str]:
     """Runtime name → version, of those that are installed and can be imported."""
-    found = {}
+    return _examined(names, IMPORT_SECONDS)[0]
+
+
+def _examined(names: Iterable[str], seconds: float) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Runtime name → version; and those whose import was not over in that time."""
+    found, slow = {}, []
     for name in names:
         try:
-            found[name] = version(name)
+            said = version(name)
         except PackageNotFoundError:
             continue
-        if name in MODULES and not importable(MODULES[name]):
-            del found[name]
-    return found
+        there = importable(MODULES[name], seconds) if name in MODULES else True
+        if there:
+            found[name] = said
+        elif there is None:
+            slow.append(name)
+    return found, tuple(slow)
 
 
 class Runtimes:
-    """`installed_runtimes`, found out while the agent already works: `found` is None until then."""
+    """`installed_runtimes`, found out while the agent already works: `found` is None until then.
+
+    One that takes longer than the first report can wait joins it later.
+    """
 
     def __init__(self) -> None:
         self.found: dict[str, str] | None = None
         threading.Thread(target=self._look, name="runtimes", daemon=True).start()
 
     def _look(self) -> None:
-        self.found = installed_runtimes()
+        seconds = IMPORT_SECONDS
+        found, slow = _examined(RUNTIMES, seconds)
+        self.found = found
+        for _ in range(IMPORT_TRIES - 1):
+            if not slow:
+                return
+            log.warning("%s: its import took longer than %.0f s; once more", ", ".join(slow), seconds)
+            seconds *= 2
+            more, slow = _examined(slow, seconds)
+            # Another object: the agent's loop may be reading the last one.
+            self.found = found = {**found, **more}
+        if slow:
+            log.error("%s: its import took longer than %.0f s, so it is not used", ", ".join(slow), seconds)
 
 
-def importable(module: str) -> bool:
-    """Whether a process can import it: one of its own, as the agent needs no runtime in its memory, and may end by it."""
+def importable(module: str, seconds: float = IMPORT_SECONDS) -> bool | None:
+    """Whether a process can import it: one of its own, as the agent needs no runtime in its memory, and may end by it.
+
+    None: that was not over in so many seconds.
+    """
     try:
         done = subprocess.run(
             [sys.executable, "-c", f"import {module}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=IMPORT_SECONDS,
+            timeout=seconds,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError:
         return False
     return done.returncode == 0
 

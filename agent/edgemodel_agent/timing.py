@@ -101,18 +101,19 @@ def normalised(timing: Timing, source: float | None) -> Timing:
     return replace(timing, latency=Latency(median, timing.latency.p99 * median / timing.latency.median))
 
 
-def confirmed(once: Callable[[], Timing]) -> Timing:
-    """Time a pair; one that seems slower than its source, with fresh processes of both again, and the median counts.
+def confirmed(once: Callable[[], Timing], *, limit: float = 0.0) -> Timing:
+    """Time a pair; one that seems slower than it may be, with fresh processes of both again, and the median counts.
 
     One process in about twenty is faster or slower than its twin by several percent for all of its life, as its memory
     happens to lie; no number of rounds averages that out.
 
     Args:
         once: starts both, times them, and ends them.
+        limit: how much slower than the source a candidate may be, a fraction.
     """
     timings = [once()]
     first = timings[0].slowdown
-    if first is None or not too_slow(first.value, first.low, 0.0):
+    if first is None or not too_slow(first.value, first.low, limit):
         return timings[0]
     timings += [once() for _ in range(PROCESSES - 1)]
     return sorted(timings, key=lambda t: t.slowdown.value if t.slowdown else 0.0)[PROCESSES // 2]

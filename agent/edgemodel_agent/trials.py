@@ -10,6 +10,7 @@ from functools import partial
 from edgemodel_api import reasons
 from edgemodel_api.edgenode import ArtifactTarget, AssignedTrial, TrialResult
 from edgemodel_api.errors import EdgeModelError
+from edgemodel_api.quantities import parse_percent
 from edgemodel_oci.golden import GoldenScore
 
 from . import decide, jobs, work
@@ -79,7 +80,7 @@ def measure(
                 server.kill()
 
     try:
-        timing = normalised(confirmed(once), source_median)
+        timing = normalised(confirmed(once, limit=parse_percent(desired.max_slowdown)), source_median)
         limits = limits_of(node.store.load(target.digest).golden_spec, desired.health_check)
         for problem, why in (
             (judge_latency(timing.latency, limits), reasons.TOO_SLOW),

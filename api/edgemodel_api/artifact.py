@@ -60,9 +60,10 @@ DATA_PROPERTY = "dev.edgemodel.data"
 class Golden(StatusModel):
     """How a node judges its answers on the golden cases. One per variant (annotation of its golden layer).
 
-    The error of a case and output is ‖node − source‖₂ / max(‖source‖₂, 1e-12); the check takes the mean over cases
-    for each output, and the largest of these. Agreement is the share of cases with the same arg max over the last
-    axis of the first output, where that output is a float of rank ≥ 2 with at least two classes.
+    The error of a case and output is ‖node − source‖₂ / max(‖source‖₂, 1e-3 · r), r the root mean square of ‖source‖₂
+    over the cases; the check takes the mean over cases for each output, and the largest of these. Agreement is the share
+    of cases with the same arg max over the last axis of the first output, where that output is a float of rank ≥ 2 with
+    at least two classes.
     """
 
     cases: int

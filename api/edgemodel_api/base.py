@@ -83,7 +83,7 @@ class ApiModel(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """A copy with `changes` applied and validated again."""
-        return type(self).model_validate({**dict(self), **changes})
+        return type(self).model_validate({**vars(self), **changes})
 
 
 class StatusModel(ApiModel):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from .crd import JsonSchema, structural_schema
 from .edgemodel import EdgeModelSpec
 from .meta import DNS_NAME_PATTERN
+from .quantities import counted
 from .words import WORDS
 from .yaml_text import Path
 
@@ -132,9 +133,9 @@ def _mismatch(given: Any, schema: JsonSchema, message: str) -> str:
     if kind == "array" and isinstance(given, list):
         low, high = schema.get("minItems"), schema.get("maxItems")
         if low is not None and len(given) < low:
-            return f"{len(given)} items, but at least {low} must be given (or leave the field out)"
+            return f"{counted(len(given), 'item')}, but at least {low} must be given (or leave the field out)"
         if high is not None and len(given) > high:
-            return f"{len(given)} items, but at most {high} are allowed"
+            return f"{counted(len(given), 'item')}, but at most {high} are allowed"
     if kind == "object" and isinstance(given, dict) and len(given) > schema.get("maxProperties", len(given)):
         return f"{len(given)} entries, but at most {schema['maxProperties']} are allowed"
     if kind == "string" and isinstance(given, str):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from . import quantities as q
 from .base import ListMap, StatusModel
 from .edgemodel import Budget, HealthCheck, Serving
 from .hardware import Hardware
@@ -77,6 +78,10 @@ class AssignedTrial(StatusModel):
     candidates: tuple[ArtifactTarget, ...]
     assigned_at: datetime | None = Field(None, description="When the node was asked (operator's clock).")
     health_check: HealthCheck = HealthCheck()
+    max_slowdown: q.Slowdown = Field(
+        "0%",
+        description="A candidate that seems slower than that beside the source is measured again, with fresh processes.",
+    )
 
     @property
     def key(self) -> str:

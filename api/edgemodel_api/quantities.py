@@ -94,11 +94,25 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """0.00241 → `2.41 ms`; for people, not for parsing."""
+    """0.00241 → `2.41 ms`, 90 → `90 s`, 90.04 → `90.0 s`; for people, not for parsing."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:
         return f"{seconds * 1e3:.2f} ms"
     if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min"
+        return f"{_short(seconds)} s"
+    return f"{_short(seconds / 60)} min"
+
+
+def _short(number: float) -> str:
+    """One digit behind the point, but none of a whole number, as people give them."""
+    return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 node`, `2 nodes`; `many` where the plural is not `one` with an s.
+
+    >>> counted(2, "class is", "classes are")
+    '2 classes are'
+    """
+    return f"{count} {one if count == 1 else many or f'{one}s'}"

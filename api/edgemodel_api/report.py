@@ -134,6 +134,7 @@ class Original(StatusModel):
 
     format: Format
     sha256: str
+    size_bytes: int = Field(0, description="As a stored layer.")
     file_bytes: int = 0
     ran_with: str = Field("", description="What ran the file, such as `LiteRT 2.3.0`.")
     cases: int = 0

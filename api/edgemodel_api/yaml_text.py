@@ -38,7 +38,13 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars as Kubernetes reads them."""
+    """Scalars as Kubernetes reads them, and no brackets deeper than any manifest has them."""
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        # Each open bracket might be a key, and is looked at anew with each token: thousands take seconds.
+        if self.flow_level > MAX_DEPTH + 2:  # `_Reader` is stricter, and knows the line
+            raise RecursionError
+        super().fetch_flow_collection_start(token_class)
 
 
 _TAG = "tag:yaml.org,2002:"

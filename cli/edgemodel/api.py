@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
     DataLike: TypeAlias = str | os.PathLike[str] | Mapping[str, ArrayLike] | ArrayLike
 
+#: Characters of a wrong argument that a message shows.
+_SHOWN = 200
 #: Options of the command line, as arguments.
 _WORDS = {flag(name): name for name in (*FIELDS, *STEPS, "target", "out", "timeout")} | {"--platform": "target"}
 
@@ -42,8 +44,8 @@ def compress(
     calibration: DataLike | None = None,
     training: DataLike | None = None,
     training_labels: str | ArrayLike | None = None,
-    target: str | Sequence[str] = (),
-    formats: str | Sequence[str] = (),
+    target: str | Iterable[str] | None = None,
+    formats: str | Iterable[str] | None = None,
     objective: str | None = None,
     max_quality_drop: str | None = None,
     max_size: str | int | None = None,
@@ -63,7 +65,7 @@ def compress(
     recover_epochs: int | None = None,
     quantize: str | Mapping[str, Any] | None = None,
     activations: str | None = None,
-    steps: Sequence[Mapping[str, Any]] = (),
+    steps: Iterable[Mapping[str, Any]] | None = None,
     out: str | os.PathLike[str] | None = None,
     timeout: str | timedelta = "2h",
     progress: bool | Callable[[Progress], object] | None = True,
@@ -118,35 +120,56 @@ def compress(
     """
     said = {name: value for name, value in locals().items() if name in ModelOptions.__dataclass_fields__}
     with tempfile.TemporaryDirectory(prefix="edgemodel-") as folder, following(progress) as follower:
+
+        def words(message: str) -> str:
+            return in_python(_without_folder(message, Path(folder)), steps=steps is not None)
+
         try:
             done = compression.compress(
                 prepared(_options(said, Path(folder)), Path(folder)),
-                out=as_path(out),
-                platforms=_texts(target, "target"),
+                out=_folder(out),
+                platforms=_texts(target, "target", "linux/arm64"),
                 timeout=_duration(timeout),
                 progress=follower,
                 check=follower.check,
+                words=words,
             )
         except EdgeModelError as error:
-            raise type(error)(in_python(error.message), reason=error.reason) from None
+            raise type(error)(words(error.message), reason=error.reason) from None
     if not done.accepted:
         raise CompressionRefusedError(done)
     return Compressed(done)
 
 
-def in_python(message: str) -> str:
+def in_python(message: str, *, steps: bool = False) -> str:
     """A message in the words of this module's arguments.
+
+    Args:
+        message: of the Job, or of the command line.
+        steps: whether `steps` was given.
 
     >>> in_python("--max-quality-drop 5: no percentage; data.validation.labels: there is none")
     'max_quality_drop 5: no percentage; labels: there is none'
+    >>> in_python("compression.steps[1].quantize.include names no node; take TFLite out of spec.formats")
+    'quantize.include names no node; take TFLite out of formats'
     """
-    return re.sub(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", lambda m: _WORDS.get(m[0], m[0]), in_options(message))
+    message = in_options(message, steps=steps)
+    message = re.sub(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", lambda m: _WORDS.get(m[0], m[0]), message)
+    return re.sub(r"(?<![\w-])--(?=(?:distill|prune|quantize)\.\w)", "", message)
+
+
+def _without_folder(message: str, folder: Path) -> str:
+    """What was no file names what was given, not the file that was made of it."""
+    within = rf"(?:file:(?://)?)?{re.escape(str(folder))}/"
+    message = re.sub(rf"(?:--student )?{within}student/[^/\s:]+\.onnx", "student", message)
+    message = re.sub(rf"(?:source )?{within}[^/\s:]+\.onnx", "model", message)
+    return re.sub(rf"(?:--\w+ )?{within}(\w+)\.npz", r"\1", message)
 
 
 def _options(said: Mapping[str, Any], folder: Path) -> ModelOptions:
     """The options of a command line, with everything that is no file written into the folder."""
     model = model_file(said["model"], folder)
-    found = dict(said, model=model, steps=tuple(said["steps"]), formats=_texts(said["formats"], "formats"))
+    found = dict(said, model=model, steps=_steps(said["steps"]), formats=_texts(said["formats"], "formats", "TFLite"))
     for what, labels in (("validation", "labels"), ("calibration", ""), ("training", "training_labels")):
         path, name = data_file(said[what], said.get(labels), what=what, folder=folder, model=model)
         found[what] = path
@@ -159,10 +182,48 @@ def _options(said: Mapping[str, Any], folder: Path) -> ModelOptions:
     return ModelOptions(**found)
 
 
-def _texts(value: str | Sequence[str], what: str) -> tuple[str, ...]:
-    found = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(v, str) for v in found):
-        raise InputError(f"{what} {value!r}: give a text, or a list of texts")
+def _texts(value: str | Iterable[str] | None, what: str, example: str) -> tuple[str, ...]:
+    """None: nothing was said, and the default holds."""
+    if value is None:
+        return ()
+    found = (value,) if isinstance(value, str) else _listed(value)
+    if found is None or not all(isinstance(v, str) for v in found):
+        raise InputError(f"{what} {_shown(value)}: give a text, or a list of texts, such as {what}={[example]}")
+    if not found:
+        raise InputError(f"{what} is empty: name at least one, such as {what}={[example]}, or leave it out")
+    return found
+
+
+def _steps(value: Iterable[Mapping[str, Any]] | None) -> tuple[Mapping[str, Any], ...]:
+    if value is None:
+        return ()
+    example = 'steps=[{"quantize": {"precision": "Int8"}}]'
+    found = None if isinstance(value, str) else _listed(value)
+    if found is None or not all(isinstance(v, Mapping) for v in found):
+        raise InputError(f"steps {_shown(value)}: give a list of the manifest's steps, such as {example}")
+    if not found:
+        raise InputError(
+            f"steps is empty: name at least one, such as {example}, or leave it out: the search does it all"
+        )
+    return found
+
+
+def _listed(value: Any) -> tuple[Any, ...] | None:
+    """None: it is no list."""
+    if isinstance(value, Mapping | bytes | bytearray) or not isinstance(value, Iterable):
+        return None
+    return tuple(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _folder(out: str | os.PathLike[str] | None) -> Path | None:
+    found = as_path(out)
+    if out is not None and found is None:
+        raise InputError(f"out {_shown(out)}: give the path of a folder")
     return found
 
 

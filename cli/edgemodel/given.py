@@ -37,6 +37,8 @@ def model_file(model: Any, folder: Path, what: str = "model") -> Path:
             f"{what} is a {type(model).__module__}.{type(model).__qualname__}: give the path of an ONNX or TFLite file, or an"
             " onnx.ModelProto (torch.onnx.export and skl2onnx.to_onnx make one)"
         )
+    if not model.HasField("graph"):
+        raise InputError(f"{what} is an empty onnx.ModelProto, without a graph: give one that was loaded or exported")
     name = name_of(Path(f"{model.graph.name.replace('/', '-')}.onnx")) if model.graph.name else what
     dest = folder / f"{name}.onnx"
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -19,7 +19,7 @@ from edgemodel_api.quantities import format_bytes, format_seconds
 from edgemodel_api.report import Candidate, CompressionReport, Conversion
 from edgemodel_cli import tables
 from edgemodel_cli.compression import Compression
-from edgemodel_cli.results import SOURCE
+from edgemodel_cli.results import AS_GIVEN, SOURCE, original_name, original_text
 
 #: Rows that a notebook shows: the source, what was chosen, the front, then the nearest of the rest.
 SHOWN = 12
@@ -88,15 +88,19 @@ class Findings:
 
     @property
     def candidates(self) -> tuple[CandidateRow, ...]:
-        """The source, then all candidates: the chosen one, those that were accepted, the refused; the smallest first."""
+        """The source, the file that was given where that was no ONNX file, then all candidates: the chosen one, those that
+        were accepted, the refused; the smallest first.
+        """
         report = self.report
         here = report.host.platform if report.host is not None else None
         rows = [
             _row(c, report, good=c.accepted and not (here in c.platforms and c.refusals)) for c in report.candidates
         ]
         rows += [_conversion(c, report) for c in report.conversions]
+        rows = [replace(row, why=self._done.words(row.why)) for row in rows]
         rows.sort(key=lambda r: (not r.chosen, not r.accepted, r.size_bytes or 1 << 62, r.name))
-        return (_source(report, self._done.platforms), *rows)
+        source = _source(report, self._done.platforms)
+        return (source, *_original(report, source), *rows)
 
     def save_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the report as one self-contained page; its path.
@@ -117,9 +121,9 @@ class Findings:
         """The tables that the command line prints."""
         console = Console(file=io.StringIO(), width=tables.FILE_WIDTH, force_jupyter=False)
         report = self._done.report
-        console.print(tables.variants_table(self._done.rows, report.quality if report is not None else None))
-        console.print(tables.warnings_lines(report))
-        console.print(tables.diagnosis_lines(report))
+        console.print(tables.variants_table(self._done.rows, *tables.basis(report)))
+        console.print(tables.warnings_lines(report, self._done.words))
+        console.print(tables.diagnosis_lines(report, self._done.words))
         lines = "\n".join([console.file.getvalue().strip("\n"), *self._told()])  # type: ignore[attr-defined]
         return "\n".join(line.rstrip() for line in lines.split("\n"))
 
@@ -128,7 +132,7 @@ class Findings:
 
     def _told(self) -> Iterator[str]:
         if not self.accepted:
-            yield f"{self._done.result.reason}: {self._done.result.message}"
+            yield self._done.message
 
 
 class Compressed(Findings):
@@ -159,6 +163,8 @@ class Compressed(Findings):
                 self.files.setdefault(one.format.value, done.out / one.name)
 
     def _told(self) -> Iterator[str]:
+        if self._done.left_out:
+            yield self._done.words(f"no ONNX file: {self._done.left_out}")
         for format_name, path in self.files.items():
             yield f"{format_name}: {path} ({format_bytes(path.stat().st_size) if path.exists() else 'moved away'})"
 
@@ -167,13 +173,37 @@ class CompressionRefusedError(RefusedError, Findings):
     """No candidate keeps the budget: the message has the numbers, and `report`, `candidates` and `save_html` the rest."""
 
     def __init__(self, done: Compression) -> None:
-        RefusedError.__init__(self, done.result.message, reason=done.result.reason or None)
+        RefusedError.__init__(self, done.words(done.result.message), reason=done.result.reason or None)
         Findings.__init__(self, done)
 
 
 def _source(report: CompressionReport, platforms: tuple[str, ...]) -> CandidateRow:
     source = Candidate(name=SOURCE, encoding="float32", platforms=platforms, measurement=report.source, accepted=True)
     return _row(source, report, good=True)
+
+
+def _original(report: CompressionReport, source: CandidateRow) -> Iterator[CandidateRow]:
+    """The user's file, where the source was read from one that is no ONNX file."""
+    given = report.original
+    if given is None:
+        return
+    yield replace(
+        source,
+        name=original_name(given),
+        format=given.format.value,
+        encoding="",
+        recipe=AS_GIVEN,
+        size_bytes=given.size_bytes or None,
+        file_bytes=given.file_bytes or None,
+        smaller=report.source.size_bytes / given.size_bytes if given.size_bytes else None,
+        quality=None,
+        quality_drop=None,
+        latency_seconds=None,
+        slowdown=None,
+        memory_bytes=None,
+        sparsity=None,
+        why=original_text(given),
+    )
 
 
 def _row(candidate: Candidate, report: CompressionReport, *, good: bool) -> CandidateRow:
@@ -239,7 +269,8 @@ def _html(findings: Findings) -> str:
         for cells in (_cells(r, report) for r in rows[:SHOWN])
     )
     more = f"… and {len(rows) - SHOWN} more, in .candidates" if len(rows) > SHOWN else ""
-    warnings = Markup("").join(Markup("<div>warning: {}</div>").format(w) for w in report.warnings)
+    words = findings._done.words
+    warnings = Markup("").join(Markup("<div>warning: {}</div>").format(words(w)) for w in report.warnings)
     return str(
         Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table><div>{}</div>{}{}").format(
             Markup("").join(Markup("<th>{}</th>").format(h) for h in head), body, escape(more), warnings, told
@@ -251,7 +282,9 @@ def _cells(row: CandidateRow, report: CompressionReport) -> tuple[str, ...]:
     def shown(value: float | None, text: str) -> str:
         return tables.NOTHING if value is None else text
 
-    verdict = "source" if row.name == SOURCE else "chosen" if row.chosen else "accepted" if row.accepted else row.why
+    verdict = "chosen" if row.chosen else "accepted" if row.accepted else row.why
+    if row.name == SOURCE or row.recipe == AS_GIVEN:
+        verdict = "source" if row.name == SOURCE else AS_GIVEN
     return (
         row.name,
         shown(row.size_bytes, format_bytes(row.size_bytes or 0)),

@@ -10,13 +10,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from edgemodel_agent import hardware
 from edgemodel_api import reasons
 from edgemodel_api.errors import InputError, TransientError
+from edgemodel_api.formats import Format
 from edgemodel_api.hardware import Platform
 from edgemodel_api.job import JobResult, JobSpec, Outcome, Progress
 from edgemodel_api.quantities import format_seconds
@@ -25,8 +26,9 @@ from edgemodel_api.revision import revision_of
 from edgemodel_cli import results
 from edgemodel_cli.embedded.job_process import JobProcess
 from edgemodel_cli.embedded.loop import InterruptedRunError
-from edgemodel_cli.embedded.out_folder import ModelFile, check_out, complete, publish, staging_folder
+from edgemodel_cli.embedded.out_folder import ModelFile, check_out, complete, publish
 from edgemodel_cli.embedded.signals import on_signals
+from edgemodel_cli.embedded.staging import JOB, clear_stale, staging
 from edgemodel_cli.embedded.workdir import Workdir, disk_error
 from edgemodel_cli.manifest_file import ManifestFile
 
@@ -42,6 +44,8 @@ class Compression:
         result: of the Job, refused also where no candidate keeps latency, memory and slowdown on this machine.
         report: of the Job; None where it left none.
         files: platform → its model file in `out`; none unless `accepted`.
+        words: a message in the words of whoever asked.
+        left_out: why no ONNX file is in `out`, where other formats' are; empty: there is one, or none was wanted.
     """
 
     manifest: ManifestFile
@@ -51,6 +55,8 @@ class Compression:
     result: JobResult
     report: CompressionReport | None
     files: dict[str, ModelFile]
+    words: Callable[[str], str] = str
+    left_out: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -60,7 +66,13 @@ class Compression:
     @property
     def rows(self) -> tuple[results.VariantRow, ...]:
         """A row for each variant and each refused candidate, accepted only if it kept every limit on this machine."""
-        return results.judged_here(results.variant_rows(self.result, self.report), self.report)
+        rows = results.judged_here(results.variant_rows(self.result, self.report), self.report)
+        return tuple(replace(row, reason=self.words(row.reason)) for row in rows)
+
+    @property
+    def message(self) -> str:
+        """`Reason: message` of the Job."""
+        return f"{self.result.reason}: {self.words(self.result.message)}"
 
     @property
     def reference(self) -> str | None:
@@ -78,6 +90,7 @@ def compress(
     say: Callable[[str], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
     signals: bool = False,
+    words: Callable[[str], str] = str,
 ) -> Compression:
     """Do it.
 
@@ -90,6 +103,7 @@ def compress(
         say: one line about what happens outside of the Job.
         check: called often while it runs; what it raises ends the Job.
         signals: whether SIGINT and SIGTERM are taken over while it runs (of the main thread only).
+        words: what to make of messages that name fields of a manifest.
 
     Raises:
         InputError: something that was given cannot be used.
@@ -97,29 +111,30 @@ def compress(
         InterruptedRunError: a signal came; nothing was written.
     """
     out = (out or Path(f"{manifest.model.metadata.name}-compressed")).absolute()
+    clear_stale(out)
     check_out(out)
     platforms = check_platforms(platforms)
     revision = revision_of(manifest.model.spec, platforms)
-    staging = staging_folder(out)
+    files: dict[str, ModelFile] = {}
+    left_out = ""
     try:
-        process = JobProcess(Workdir(staging).job("job"), progress)
-        _wait(process, _spec(manifest, revision, platforms, staging / "out"), timeout, check, signals=signals)
-        result, report = process.result(), _report(process)
-        if result is None or result.outcome is Outcome.FAILED:
-            raise TransientError(_with_log(result, process))
-        if result.outcome is Outcome.INVALID:
-            raise InputError(result.message, reason=result.reason)
-        result = _judged(result, report, platforms)
-        files: dict[str, ModelFile] = {}
-        if result.outcome is Outcome.SUCCEEDED:
-            say(f"writing {out}")
-            files = complete(staging / "out", manifest.model, result, report)
-            publish(staging / "out", out)
+        with staging(out) as folder:
+            process = JobProcess(Workdir(folder).job(JOB), progress)
+            _wait(process, _spec(manifest, revision, platforms, folder / "out"), timeout, check, signals=signals)
+            result, report = process.result(), _report(process)
+            if result is None or result.outcome is Outcome.FAILED:
+                raise TransientError(_with_log(result, process))
+            if result.outcome is Outcome.INVALID:
+                raise InputError(result.message, reason=result.reason)
+            result, left_out = _judged(result, report, platforms)
+            if result.outcome is Outcome.SUCCEEDED:
+                say(f"writing {out}")
+                without = (Format.ONNX,) if left_out else ()
+                files = complete(folder / "out", manifest.model, result, report, without=without)
+                publish(folder / "out", out)
     except OSError as error:
         raise disk_error(f"--out {out}", error) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return Compression(manifest, platforms, revision, out, result, report, files)
+    return Compression(manifest, platforms, revision, out, result, report, files, words, left_out)
 
 
 def check_platforms(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -179,13 +194,22 @@ def _wait(process: JobProcess, job: JobSpec, timeout: timedelta, check: Callable
             process.stop()
 
 
-def _judged(result: JobResult, report: CompressionReport | None, platforms: tuple[str, ...]) -> JobResult:
-    """Refused, if nothing keeps latency, memory and slowdown here: unlike a run, no trial on a node follows."""
+def _judged(result: JobResult, report: CompressionReport | None, platforms: tuple[str, ...]) -> tuple[JobResult, str]:
+    """Refused, if nothing keeps latency, memory and slowdown here: unlike a run, no trial on a node follows.
+
+    Only ONNX files are timed here. Accepted files of other formats are what they are where no ONNX is wanted: they are laid
+    out, and the second value says why no ONNX file is.
+    """
     why = None if report is None or result.outcome is not Outcome.SUCCEEDED else results.refused_here(report, platforms)
     if why is None:
-        return result
+        return result, ""
+    if any(
+        v.digest and v.accepted and v.name != results.SOURCE and v.format not in (None, Format.ONNX)
+        for v in result.variants
+    ):
+        return result, why
     unstored = (v.replace(digest=None) for v in result.variants)
-    return result.replace(
+    refused = result.replace(
         outcome=Outcome.REFUSED,
         reason=reasons.BUDGET_EXCEEDED,
         message=why,
@@ -194,6 +218,7 @@ def _judged(result: JobResult, report: CompressionReport | None, platforms: tupl
         report_digest=None,
         variants=tuple(unstored),
     )
+    return refused, ""
 
 
 def _report(process: JobProcess) -> CompressionReport | None:

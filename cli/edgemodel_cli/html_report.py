@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,7 @@ from markupsafe import Markup
 
 from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgenode import EdgeNode
-from edgemodel_api.quantities import format_bytes, format_seconds
+from edgemodel_api.quantities import counted, format_bytes, format_seconds
 from edgemodel_api.report import CompressionReport
 from edgemodel_cli.report import candidates_figure, layers_figure, numbers, rollout_figure, rows, story, view
 from edgemodel_cli.report.sane import sane
@@ -61,15 +62,12 @@ def render(
         policy lets nothing run but the page's own script, by its hash.
     """
     report = sane(report)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     css, js = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(js.encode()).digest()).decode()
     chosen = view.chosen_names(report, model)
     told = story.tell(timeline, report.revision, model.status.rollout)
     node_rows = rows.node_rows(model, report.revision, nodes, timeline)
-    page = environment.get_template("report.html.j2").render(
+    page = _template().render(
         report=report,
         model=model,
         css=Markup(css),  # noqa: S704 - our own file
@@ -107,6 +105,15 @@ def render(
     return page.encode(errors="replace").decode()
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    """Compiled once a process: that takes as long as filling it in."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("report.html.j2")
+
+
 def _caption(told: story.Story) -> str:
     began = told.began.strftime("%Y-%m-%d %H:%M:%S %Z").strip()
     lines = "Dotted lines: a wave begins." if told.borders else "No wave began."
@@ -120,7 +127,7 @@ def _facts(report: CompressionReport) -> list[tuple[str, str]]:
     facts = []
     if host is not None:
         facts.append(("Compressed on", f"{host.hardware_class} ({host.platform})"))
-        facts.append(("Processor", f"{host.cpu_model or 'unknown'}, {numbers.counted(host.cores, 'core')}"))
+        facts.append(("Processor", f"{host.cpu_model or 'unknown'}, {counted(host.cores, 'core')}"))
         if host.features:
             facts.append(("Features", ", ".join(host.features)))
         if host.memory_bytes:

@@ -22,6 +22,7 @@ import typer
 from edgemodel_api import reasons
 from edgemodel_api.errors import EXIT_FAILED, EdgeModelError, InputError
 from edgemodel_api.quantities import parse_duration
+from edgemodel_cli.embedded.signals import exit_code, stopped_by
 
 DEBUG = "EDGEMODEL_DEBUG"
 
@@ -430,8 +431,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
     # SystemExit, so that everything on the way tidies up. Not KeyboardInterrupt: typer would make exit code 1 of it, and 1 means that a gate said no.
-    print("edgemodel: interrupted", file=sys.stderr)
-    sys.exit(128 + number)
+    print(stopped_by(number), file=sys.stderr)
+    sys.exit(exit_code(number))
 
 
 def _logged() -> str:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from edgemodel_api import API_VERSION
 from edgemodel_api.complaints import explain
-from edgemodel_api.edgemodel import EdgeModel
+from edgemodel_api.edgemodel import Activations, EdgeModel, Precision, Structure
 from edgemodel_api.errors import InputError
 from edgemodel_api.yaml_text import dump
 
@@ -61,6 +61,8 @@ DATA = ("validation", "calibration", "training")
 #: `--prune 2:4` is a pattern, `--prune 60%` a sparsity.
 _PATTERN = ("prune", "pattern")
 _FLAGS = {"formats": "--format"}
+#: Behind a field's name in a message: it goes on in no other word.
+_END = r"(?![\w-]|\.\w)"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,12 @@ def edge_model(options: ModelOptions) -> EdgeModel:
     except ValidationError as error:
         complaints = explain(error, value)
         raise InputError(
-            "\n".join(dict.fromkeys(f"{_option(options, value, path)}: {text}" for path, text in complaints.items()))
+            "\n".join(
+                dict.fromkeys(
+                    f"{_option(options, value, path)}: {in_options(text, steps=bool(options.steps))}"
+                    for path, text in complaints.items()
+                )
+            )
         ) from None
 
 
@@ -204,30 +211,62 @@ def name_of(model: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", model.stem.lower()).strip("-")[:63].strip("-") or "model"
 
 
-def in_options(message: str) -> str:
+def in_options(message: str, *, steps: bool = False) -> str:
     """A message of the Job, which names fields of a manifest, in the options that stand for them.
+
+    Args:
+        message: to show.
+        steps: whether `steps` was given, which has the manifest's own fields, instead of the options for them.
 
     >>> in_options("data.validation.labels: there is none; compression.steps[1].prune.sparsity 0%")
     '--labels: there is none; --prune 0%'
+    >>> in_options("more than maxSize 1Mi: raise it; take TFLite out of spec.formats")
+    'more than --max-size 1Mi: raise it; take TFLite out of --format'
     """
-    for pattern, name in _FIELD_NAMES:
-        message = pattern.sub(flag(name), message)
+    if steps:
+        message = re.sub(r"(?<![\w.])(?:spec\.)?compression\.steps\b", "steps", message)
+    for pattern, shown in _FIELDS if steps else (*_STEPS, *_FIELDS):
+        message = pattern.sub(shown, message)
     return message
 
 
-def _field_names() -> list[tuple[re.Pattern[str], str]]:
-    """Fields as messages write them, the longest first, and the option of each."""
+def _field_patterns() -> list[tuple[re.Pattern[str], str]]:
+    """Fields as messages write them, the longest first, and how the option of each is typed."""
     names = {".".join(path): name for name, path in FIELDS.items() if name != "formats"}
     names |= {".".join(path[:-1]): name for name, path in FIELDS.items() if path[-1] == "uri"}
-    found = {re.escape(field): name for field, name in names.items()}
-    found |= {
-        rf"compression\.steps\[\d+\]\.{re.escape('.'.join(path))}": name
-        for name, path in ((*STEPS.items(), ("prune", _PATTERN), ("student", STEPS["student"][:-1])))
+    # Limits also go by their last word, which nothing else is called.
+    names |= {path[-1]: name for name, path in FIELDS.items() if path[-1].startswith("max")}
+    found = {rf"(?:spec\.)?{re.escape(field)}{_END}": flag(name) for field, name in names.items()}
+    # The word alone means formats in general.
+    found |= {rf"spec\.formats{_END}": flag("formats"), r"formats(?=: | names no )": flag("formats")}
+    return _compiled(found)
+
+
+def _step_patterns() -> list[tuple[re.Pattern[str], str]]:
+    """The same of steps."""
+    step = r"(?:spec\.)?compression\.steps\[\d+\]"
+    found = {
+        rf"{step}\.{re.escape('.'.join(path))}{_END}": flag(name)
+        for name, path in (
+            *STEPS.items(),
+            ("prune", _PATTERN),
+            ("student", STEPS["student"][:-1]),
+            ("recover_epochs", STEPS["recover_epochs"][:-1]),
+        )
     }
-    found |= {rf"compression\.steps\[\d+\]\.{step}": step for step in ("distill", "prune", "quantize")}
+    # A field of a step that has no option: Python takes a step with all its fields.
+    found |= {rf"{step}\.(?={name}\b)": "--" for name in ("distill", "prune", "quantize")}
+    found |= {rf"the student of {step}{_END}": flag("student")}
+    words = {"activations": ("activations", Activations), "precision": ("quantize", Precision)}
+    for field, (name, values) in (words | {"structure": ("structure", Structure)}).items():
+        found[rf"{field}: (?=(?:{'|'.join(values)})\b)"] = f"{flag(name)} "
+    return _compiled(found)
+
+
+def _compiled(found: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
     return [
-        (re.compile(rf"(?<![\w.])(?:spec\.)?{field}(?![\w-]|\.\w)"), name)
-        for field, name in sorted(found.items(), key=lambda item: -len(item[0]))
+        (re.compile(rf"(?<![\w.-]){field}"), shown)
+        for field, shown in sorted(found.items(), key=lambda item: -len(item[0]))
     ]
 
 
@@ -330,4 +369,4 @@ def _option(options: ModelOptions, manifest: dict[str, Any], path: tuple[str | i
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside or path).removeprefix(".")
 
 
-_FIELD_NAMES = _field_names()
+_FIELDS, _STEPS = _field_patterns(), _step_patterns()

@@ -10,7 +10,7 @@ from typing import Any
 from edgemodel_api.edgemodel import EdgeModel, Rollout
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.job import JobResult, Outcome
-from edgemodel_api.quantities import parse_duration, parse_percent
+from edgemodel_api.quantities import counted, parse_duration, parse_percent
 from edgemodel_operator.domain.waves import wave_members
 
 from .results import pool
@@ -173,7 +173,9 @@ def _notes(model: EdgeModel, nodes: Sequence[EdgeNode], downloads: Sequence[Down
         notes.append("on top of that, one node of each hardware class fetches the other variants, to try them")
     rollout = model.spec.rollout
     if left := len(nodes) - len(downloads):
-        notes.append(f"{left} of {len(nodes)} nodes get nothing: {short_of_all(rollout)}")
+        notes.append(
+            f"{left} of {counted(len(nodes), 'node')} {'gets' if left == 1 else 'get'} nothing: {short_of_all(rollout)}"
+        )
     if rollout.approval == "Manual":
         notes.append("approval is Manual: the waves wait for --approve")
     if rollout.windows:

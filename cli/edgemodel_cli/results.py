@@ -21,11 +21,14 @@ from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
 from edgemodel_api.errors import EXIT_OK
 from edgemodel_api.job import JobResult, VariantSummary
-from edgemodel_api.report import CompressionReport, Conversion, Refusal
+from edgemodel_api.quantities import counted
+from edgemodel_api.report import CompressionReport, Conversion, Original, Refusal
 from edgemodel_cli.ending import End, is_offline
 from edgemodel_operator.domain.waves import wave_members
 
 SOURCE = "source"
+#: What is said of the user's file, where the source was read from one that is no ONNX file.
+AS_GIVEN = "as given"
 OFFLINE = "Offline"
 UNASSIGNED = "Unassigned"
 
@@ -202,6 +205,24 @@ def variant_rows(
     return tuple(rows)
 
 
+def original_name(given: Original) -> str:
+    """Of the row of the user's file.
+
+    >>> original_name(Original(format=Format.TFLITE, sha256=""))
+    'source (TFLite)'
+    """
+    return f"{SOURCE} ({given.format.value})"
+
+
+def original_text(given: Original) -> str:
+    """How it was read."""
+    if given.max_error is None:
+        return "read as ONNX"
+    return (
+        f"read as ONNX: relative error {given.max_error:.2g} on {counted(given.cases, 'row')}, run by {given.ran_with}"
+    )
+
+
 def _conversion_row(c: Conversion, platform: str) -> VariantRow:
     return VariantRow(
         platform=platform,
@@ -249,7 +270,8 @@ def refused_here(report: CompressionReport, platforms: Iterable[str]) -> str | N
     near = min(meant, key=lambda c: max(_excess(r) for r in c.refusals))
     worst = max(near.refusals, key=_excess)
     return (
-        f"none of {len(meant)} candidates keeps the budget on this machine; the nearest is {near.name}: {worst.message}"
+        f"none of {counted(len(meant), 'candidate')} keeps the budget on this machine; the nearest is {near.name}:"
+        f" {worst.message}"
     )
 
 

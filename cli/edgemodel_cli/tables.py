@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgemodel_api.quantities import format_bytes, format_seconds
-from edgemodel_api.report import CompressionReport, QualityBasis, QualityKind
+from edgemodel_api.quantities import counted, format_bytes, format_seconds
+from edgemodel_api.report import CompressionReport, Original, QualityBasis, QualityKind
 
 from .report.numbers import is_share
-from .results import SOURCE, NodeRow, VariantRow, WaveRow
+from .results import AS_GIVEN, SOURCE, NodeRow, VariantRow, WaveRow, original_name, original_text
 
 NOTHING = "–"
 FILE_WIDTH = 160
@@ -35,8 +35,16 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def variants_table(rows: Sequence[VariantRow], basis: QualityBasis | None) -> RenderableType:
-    """Name, stored size, quality and latency beside the source's, and the verdict; below it why not, a line each."""
+def variants_table(
+    rows: Sequence[VariantRow], basis: QualityBasis | None, original: Original | None = None
+) -> RenderableType:
+    """Name, stored size, quality and latency beside the source's, and the verdict; below it why not, a line each.
+
+    Args:
+        rows: the variants.
+        basis: what quality is.
+        original: the user's file, where the source was read from one that is no ONNX file.
+    """
     platforms = sorted({row.platform for row in rows})
     several = len(platforms) > 1
     table = _table(
@@ -45,6 +53,11 @@ def variants_table(rows: Sequence[VariantRow], basis: QualityBasis | None) -> Re
         "Variant", "Stored", "Smaller", quality_title(basis), "Drop", "Latency", "Of source", "Verdict",
         right=("Stored", "Smaller", quality_title(basis), "Drop", "Latency", "Of source"),
     )  # fmt: skip
+    if original is not None:
+        stored, size = original.size_bytes or None, next((r.size for r in rows if r.name == SOURCE), None)
+        cells = (original_name(original), NOTHING if stored is None else format_bytes(stored), times(size, stored))
+        # Of no platform, and above all that came of it.
+        table.add_row(*([NOTHING] if several else []), *cells, *[NOTHING] * 4, AS_GIVEN)
     for row in rows:
         sources = [r for r in rows if r.name == SOURCE]
         # Core ML's platform has no source of its own.
@@ -60,17 +73,28 @@ def variants_table(rows: Sequence[VariantRow], basis: QualityBasis | None) -> Re
             times(row.latency, source.latency if source else None),
             verdict(row),
         )
-    why = dict.fromkeys(f"{row.name}: {row.reason}" for row in rows if row.reason)
+    read = [] if original is None else [f"{original_name(original)}: {original_text(original)}"]
+    why = dict.fromkeys((*read, *(f"{row.name}: {row.reason}" for row in rows if row.reason)))
     return Group(table, *(Text(line, style="dim") for line in why), *([Text("")] if why else []))
 
 
-def warnings_lines(report: CompressionReport | None) -> RenderableType:
-    """What limits the numbers above, a line each: it belongs beside them, not in a file only."""
-    return Group(*(Text(f"warning: {line}", style="yellow") for line in (report.warnings if report else ())))
+def basis(report: CompressionReport | None) -> tuple[QualityBasis | None, Original | None]:
+    """What a report says that `variants_table` needs."""
+    return (None, None) if report is None else (report.quality, report.original)
 
 
-def diagnosis_lines(report: CompressionReport | None) -> RenderableType:
-    """Why nothing keeps the budget, and what would have to be given up."""
+def warnings_lines(report: CompressionReport | None, words: Callable[[str], str] = str) -> RenderableType:
+    """What limits the numbers above, a line each: it belongs beside them, not in a file only.
+
+    Args:
+        report: of the Job.
+        words: what to make of messages that name fields of a manifest.
+    """
+    return Group(*(Text(f"warning: {words(line)}", style="yellow") for line in (report.warnings if report else ())))
+
+
+def diagnosis_lines(report: CompressionReport | None, words: Callable[[str], str] = str) -> RenderableType:
+    """Why nothing keeps the budget, and what would have to be given up; arguments as above."""
     found = report.diagnosis if report is not None else None
     if found is None:
         return Group()
@@ -82,7 +106,7 @@ def diagnosis_lines(report: CompressionReport | None) -> RenderableType:
     if found.costly_layers:
         lines.append(f"layers that cost most quality: {', '.join(found.costly_layers)}")
     lines += [f"or: {text}" for text in found.suggestions]
-    return Group(*(Text(line) for line in lines))
+    return Group(*(Text(words(line)) for line in lines))
 
 
 def quality_title(basis: QualityBasis | None) -> str:
@@ -127,7 +151,7 @@ def nodes_table(rows: Sequence[NodeRow]) -> RenderableType:
             state.append(f" ({row.reason})")
         table.add_row(row.name, state, row.revision or NOTHING, row.variant or NOTHING, row.endpoint or NOTHING)
     if len(rows) > len(shown):
-        return Group(table, Text(f"… and {len(rows) - len(shown)} more nodes"))
+        return Group(table, Text(f"… and {counted(len(rows) - len(shown), 'more node')}"))
     return table
 
 

@@ -48,21 +48,37 @@ def moves(layers: Mapping[str, Sequence[Option]]) -> int:
     return sum(len(hull(options)) - 1 for options in layers.values())
 
 
+def moves_within(layers: Mapping[str, Sequence[Option]], error: float) -> int:
+    """How many moves there are until the errors of all layers together come to more than `error`."""
+    hulls = {name: hull(options) for name, options in layers.items()}
+    total, count = sum(points[0].error for points in hulls.values()), 0
+    for _, name, index in _segments(hulls):
+        total += hulls[name][index].error - hulls[name][index - 1].error
+        if total > error:
+            break
+        count += 1
+    return count
+
+
 def allocation(layers: Mapping[str, Sequence[Option]], count: int) -> dict[str, Option]:
     """The options after `count` moves, from the least error of each layer.
 
     Ties go to the layer that comes first in the order of names, so the same numbers give the same choice.
     """
     hulls = {name: hull(options) for name, options in layers.items()}
-    segments = sorted(
+    chosen = {name: points[0] for name, points in hulls.items()}
+    for _, name, index in _segments(hulls)[:count]:
+        chosen[name] = hulls[name][index]
+    return chosen
+
+
+def _segments(hulls: Mapping[str, Sequence[Option]]) -> list[tuple[float, str, int]]:
+    """Moves, in order: (error per byte saved, layer, the point of its hull that it leads to)."""
+    return sorted(
         (_slope(a, b), name, index)
         for name, points in hulls.items()
         for index, (a, b) in enumerate(itertools.pairwise(points), 1)
     )
-    chosen = {name: points[0] for name, points in hulls.items()}
-    for _, name, index in segments[:count]:
-        chosen[name] = hulls[name][index]
-    return chosen
 
 
 def _slope(a: Option, b: Option) -> float:

@@ -13,7 +13,7 @@ from edgemodel_api.report import Measurement, Refusal, Verification
 from . import gates
 from .build import Built
 from .candidates import classes_on, classes_there
-from .evaluate.latency import compare_latency
+from .evaluate.latency import LEAST_ROUNDS, MIN_ROUNDS, compare_latency
 from .evaluate.memory import peak_memory
 from .evaluate.quality import Quality
 from .evaluate.runner import Arrays, Run, runner
@@ -223,7 +223,8 @@ class Bench:
         key = outcome.file_digest, seconds
         if key not in self._clocks and outcome.path is not None:
             run = runner(serving_session(outcome.path, 1))
-            found = compare_latency(run, self._source_run, self.feeds, seconds=seconds)
+            rounds = LEAST_ROUNDS if rough else MIN_ROUNDS
+            found = compare_latency(run, self._source_run, self.feeds, seconds=seconds, rounds=rounds)
             memory = None if rough else peak_memory(outcome.path, self.feeds[0], work_dir=self._work_dir)
             p99 = found.candidate.p99 / max(found.source.median, 1e-9)
             self._clocks[key] = Clocks(found.slowdown.value, found.slowdown.low, p99, memory)

@@ -9,25 +9,31 @@ from typing import Any
 
 from edgemodel_api.edgemodel import Schedule
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_oci.companion import remove_model
 
 from . import allocate, mixture
 from .allocate import Option
 from .evaluate.quality import Evaluator
 from .evaluate.runner import Batches
-from .formats.kept import release
+from .formats.kept import kept_tensors, release
 from .formats.onnx_model import save_model
 from .learn import Learner
 from .progress import Report, counter
 from .recipe import Distill, Mixture, Quantize, Recipe, Reshape
 from .steps.calibrate import Ranges, calibrate
 from .steps.channels import channel_groups
+from .steps.compensate import Encoder
+from .steps.gram import grams
 from .steps.prune import prune
 from .steps.quantize import quantizable, quantize
 from .steps.sensitivity import quality_drops, sensitivity
+from .steps.weight_only import Encode, alike, plainly
 from .steps.weights import sparsity_of, weights
 
 CALIBRATION_SAMPLES = 256
+#: For what weights are multiplied with: each gives many positions.
+INPUT_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class _Base:
     ranges: Ranges | None = None
     sensitivities: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     options: dict[str, tuple[Option, ...]] | None = None
+    encoder: Encode | None = None
 
 
 @dataclass
@@ -86,6 +93,9 @@ class Builder:
         seed: of the choice of samples.
         report: where progress goes.
         learner: distills and recovers.
+        threads: of work on one node each.
+        compensates: whether mixtures are rounded by the calibration data: real, and none that quality is judged on.
+        batch: rows of the smallest run: more tensors fit into the outputs of one.
     """
 
     prepared: Any
@@ -95,6 +105,9 @@ class Builder:
     seed: int
     report: Report
     learner: Learner
+    threads: int = 1
+    compensates: bool = False
+    batch: int = 1
     _bases: dict[tuple[Reshape, ...], _Base] = field(default_factory=dict)
 
     def apply(self, recipe: Recipe) -> Applied:
@@ -152,6 +165,21 @@ class Builder:
         except InputError:
             return 0
 
+    def moves_like(self, ladder: tuple[Quantize, ...], whole: Quantize) -> int:
+        """After how many moves a mixture is predicted to err as much as all weights stored as `whole`.
+
+        0: it is not known, as the ladder has nothing with the same numbers.
+        """
+        try:
+            layers = self._options(self._base(()), ladder)
+        except InputError:
+            return 0
+        place = next((i for i, q in enumerate(ladder) if alike(q.encoding, whole.encoding)), None)
+        if place is None:
+            return 0
+        error = sum(next((o.error for o in some if o.key == place), 0.0) for some in layers.values())
+        return allocate.moves_within(layers, error)
+
     def sensitivity_of(self, action: Quantize) -> dict[str, float]:
         """Output error when only that node is quantized, for each node that the step can work on; measured once."""
         return self._sensitivity(self._base(()), action)
@@ -173,6 +201,7 @@ class Builder:
             evaluator=evaluator,
             ranges=self._ranges(action.encoding.name, base) if action.needs_ranges else None,
             encoding=action.encoding,
+            threads=self.threads,
             progress=counter(self.report, "layers", action.encoding.name),
         )
 
@@ -219,11 +248,11 @@ class Builder:
 
     def _mixed(self, base: _Base, action: Mixture) -> Applied:
         chosen = allocate.allocation(self._options(base, action.ladder), action.moves)
-        mixed = mixture.mix(base.model, action.ladder, chosen)
+        mixed = mixture.mix(base.model, action.ladder, chosen, self._encoder(base))
         if not mixed.nodes:
-            raise InputError(f"no weight of this model can be stored smaller by {action.moves} moves")
+            raise InputError(f"no weight of this model can be stored smaller by {counted(action.moves, 'move')}")
         notes = (*base.notes, *mixture.words(action.ladder, chosen))
-        return Applied(mixed.model, mixed.nodes, notes, base.sparsity if mixed.sparsity is None else mixed.sparsity)
+        return Applied(mixed.model, mixed.nodes, notes, base.sparsity)
 
     def _options(self, base: _Base, ladder: tuple[Quantize, ...]) -> Mapping[str, tuple[Option, ...]]:
         if base.options is None:
@@ -231,6 +260,23 @@ class Builder:
             found = self._sensitivity(base, by)
             base.options = mixture.options(base.model, ladder, found, by.encoding)
         return base.options
+
+    def _encoder(self, base: _Base) -> Encode:
+        """Rounds by what the weights are multiplied with, where real data tells it and the model is not a large one."""
+        if base.encoder is None:
+            base.encoder = plainly
+            if self.compensates and not any(True for _ in kept_tensors(base.model)):
+                found = grams(
+                    base.model,
+                    self.calibration,
+                    rows=self.batch,
+                    samples=INPUT_SAMPLES,
+                    seed=self.seed,
+                    threads=self.threads,
+                    progress=counter(self.report, "inputs", "mixed"),
+                )
+                base.encoder = Encoder(found)
+        return base.encoder
 
     def _ranges(self, name: str, base: _Base) -> Ranges:
         if base.ranges is None:
@@ -257,6 +303,7 @@ class Builder:
                 rows=self.rows,
                 ranges=self._ranges(action.encoding.name, base) if action.needs_ranges else None,
                 encoding=action.encoding,
+                threads=self.threads,
                 progress=counter(self.report, "sensitivity", action.encoding.name),
             )
         return base.sensitivities[key]

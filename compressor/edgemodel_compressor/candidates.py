@@ -11,7 +11,7 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.hardware import PLATFORM_OF, HardwareClass
 
 from .recipe import FLOAT32, MIXED, NAME_LIMIT, Action, Distill, Mixture, Quantize, Recipe, Reshape
-from .steps.encodings import FLOAT16_WEIGHTS, INT4_COARSE, INT4_WEIGHTS, INT8_WEIGHTS, Encoding, encodings_for
+from .steps.encodings import FLOAT16_WEIGHTS, INT4_COARSE, STEPPED, Encoding, Number, encodings_for
 
 __all__ = [
     "FLOAT32",
@@ -35,13 +35,13 @@ __all__ = [
 
 #: Encodings of several quantize steps multiply; more combinations than this are not tried.
 MOST_COMBINATIONS = 16
-#: What a mixture chooses from, the finest first.
-LADDER = (FLOAT16_WEIGHTS, INT8_WEIGHTS, INT4_WEIGHTS, INT4_COARSE)
+#: What a mixture chooses from. The last is the one in which the layers' costs are measured.
+LADDER = (FLOAT16_WEIGHTS, *STEPPED, INT4_COARSE)
 _PRECISION = {
-    FLOAT16_WEIGHTS.name: Precision.FLOAT16,
-    INT8_WEIGHTS.name: Precision.INT8,
-    INT4_WEIGHTS.name: Precision.INT4,
-    INT4_COARSE.name: Precision.INT4,
+    Number.FLOAT16: Precision.FLOAT16,
+    Number.INT8: Precision.INT8,
+    Number.INT12: Precision.INT8,
+    Number.INT4: Precision.INT4,
 }
 _ORDER = ("distill", "prune", "quantize")
 
@@ -137,7 +137,7 @@ def local(recipe: Recipe, count: int, *, rest: Recipe | None = None) -> Recipe:
 
 
 def _stored(encoding: Encoding) -> Quantize:
-    return Quantize(QuantizeStep(precision=_PRECISION[encoding.name], activations=Activations.NONE), encoding)
+    return Quantize(QuantizeStep(precision=_PRECISION[encoding.weight], activations=Activations.NONE), encoding)
 
 
 def _fits(recipe: Recipe, platforms: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from edgemodel_api.edgemodel import Format, Objective
+from edgemodel_api.edgemodel import Budget, Format, Objective
 
 from .recipe import Recipe
 
@@ -75,15 +75,28 @@ def shares(platforms: int, formats: Collection[Format]) -> dict[Format, int]:
     return {f: rest for f in (Format.ONNX, Format.TFLITE) if f in wanted} | found
 
 
-def pick(accepted: Sequence[A], platform: str, count: int) -> tuple[A, ...]:
+def only_size(objective: Objective, budget: Budget) -> bool:
+    """Whether nothing but bytes decides among candidates that keep the quality.
+
+    Weights only run the source's own kernels, as fast and in as much memory as it. So integer kernels are needed for the
+    objective Fastest, or where the budget limits time or memory, which the source itself may break.
+    """
+    return objective is Objective.SMALLEST and budget.max_latency is None and budget.max_memory is None
+
+
+def pick(accepted: Sequence[A], platform: str, count: int, *, only_size: bool = False) -> tuple[A, ...]:
     """At most `count` for one platform, the smallest first.
 
     In this order of need: the smallest that every class may run (weights only: float kernels, as the source); for each
     class the integer encoding that is most its own (likely its fastest); the smallest for each class; the smallest of
-    each further encoding.
+    each further encoding. Where only size counts, integer encodings that are no smaller than the first are left out:
+    each would have to be verified on every kind of CPU, and is never chosen.
     """
     here = sorted((c for c in accepted if c.classes_on(platform) is not None), key=_size)
     meant = {c.name: c.classes_on(platform) or () for c in here}
+    if only_size:
+        least = next((c.size_bytes for c in here if not meant[c.name] and not c.recipe.integer_compute), math.inf)
+        here = [c for c in here if not c.recipe.integer_compute or c.size_bytes < least]
     classes = sorted({name for names in meant.values() for name in names})
 
     def suits(c: A, name: str) -> bool:

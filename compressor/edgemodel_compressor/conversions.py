@@ -328,14 +328,15 @@ def variant_name(wanted: Format, encoding: str, base: str) -> str:
 
 
 def stood_on(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """The best ONNX recipe that other formats could store alike: the smallest without 4-bit numbers, else the smallest.
+    """The best ONNX recipe that other formats could store alike: of pruned or distilled ones, where there are any, the
+    smallest without 4-bit numbers, else the smallest.
 
-    (A mixture with 4-bit numbers is often the smallest unpruned; in 8 bits the pruned one is smaller.)
+    (A mixture is often the smallest, and unpruned: its steps no other format has, and in 8 bits the pruned one is smaller.)
     """
 
-    def rank(o: Outcome) -> tuple[bool, int, str]:
+    def rank(o: Outcome) -> tuple[bool, bool, int, str]:
         fine = any(q.step.precision is Precision.INT4 for q in o.recipe.quantizes)
-        return fine, o.size_bytes, o.name
+        return not o.recipe.reshapes, fine, o.size_bytes, o.name
 
     return min(outcomes, key=rank, default=None)
 

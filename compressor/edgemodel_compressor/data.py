@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_oci.files import writing
 
 from . import fit
@@ -216,13 +217,13 @@ def _check_finite(column: _Column, name: str, what: str) -> None:
         bad += wrong
     if bad and column.dtype.kind == "U":
         raise InputError(
-            f"{what}: array {name!r} holds {bad} characters that are none in Unicode (first in sample {first}): write"
-            " the file again"
+            f"{what}: array {name!r} holds {counted(bad, 'character that is', 'characters that are')} none in Unicode"
+            f" (first in sample {first}): write the file again"
         )
     if bad:
         raise InputError(
-            f"{what}: array {name!r} holds {bad} numbers that are NaN, infinite or too large for {column.dtype.name}"
-            f" (first in sample {first}): clean or drop these samples"
+            f"{what}: array {name!r} holds {counted(bad, 'number that is', 'numbers that are')} NaN, infinite or too"
+            f" large for {column.dtype.name} (first in sample {first}): clean or drop these samples"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgemodel_api.job import JobSpec
-from edgemodel_api.quantities import format_seconds, parse_duration
+from edgemodel_api.quantities import counted, format_seconds, parse_duration
 
 #: The part of a Job's time that the search may have; judging on all samples, other CPUs, clocks and storing take the rest.
 SHARE_OF_JOB = 0.6
@@ -74,6 +74,7 @@ class Deadline:
     def warning(self, measured: int) -> str:
         """For the report, where the search was stopped."""
         return (
-            f"the search stopped after {format_seconds(self.seconds)} ({self.why}) with {measured} candidates measured: the best"
-            " of these is taken, a longer search may find a better one, and a second run may end elsewhere"
+            f"the search stopped after {format_seconds(self.seconds)} ({self.why}) with"
+            f" {counted(measured, 'candidate')} measured: the best of these is taken, a longer search may find a better"
+            " one, and a second run may end elsewhere"
         )

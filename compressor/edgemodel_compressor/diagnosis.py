@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 
 from edgemodel_api.edgemodel import Budget
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_api.report import Candidate, Diagnosis, Refusal
 
 from . import gates
@@ -142,7 +142,8 @@ def _hints(misses: Mapping[str, float], *, samples: int, needed: int | None, tra
     if gates.QUALITY in misses:
         if needed is not None and needed > samples:
             found.append(
-                f"{samples} samples tell the drop less exactly than the budget asks for: about {needed} would settle it"
+                f"{counted(samples, 'sample tells', 'samples tell')} the drop less exactly than the budget asks for:"
+                f" about {needed} would settle it"
             )
         if not training:
             found.append(

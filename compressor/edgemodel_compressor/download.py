@@ -18,6 +18,7 @@ import httpx
 import tenacity
 
 from edgemodel_api.errors import InputError, TransientError
+from edgemodel_api.quantities import counted
 from edgemodel_oci.answers import port_of, retry_after
 
 from .credentials import CredentialsError
@@ -112,7 +113,8 @@ class Download:
         try:
             retrying(self._attempt, sink)
         except _AgainError as error:
-            message = f"{self._file.shown}: {error.problem} ({self._connections} tries, {sink.done} bytes came)"
+            tries, came = counted(self._connections, "try", "tries"), counted(sink.done, "byte")
+            message = f"{self._file.shown}: {error.problem} ({tries}, {came} came)"
             if self._reached:
                 raise TransientError(f"{message}: try again later, or use another server") from None
             raise InputError(f"{message}: correct host and port, or check the network (proxy, firewall)") from None
@@ -204,7 +206,7 @@ class Download:
                 now = time.monotonic()
                 if now - started > STALL_SECONDS:
                     if gained < PROGRESS_BYTES:
-                        raise _AgainError(f"only {gained} bytes came in {STALL_SECONDS:.0f} s", reached=True)
+                        raise _AgainError(f"only {counted(gained, 'byte')} came in {STALL_SECONDS:.0f} s", reached=True)
                     started, gained = now, 0
         except httpx.TransportError as error:
             expected = "" if length is None else f" of {length} announced"

@@ -27,6 +27,7 @@ class Finals:
         verified: what takes an outcome's place, in the lab afterwards.
         report: where progress goes.
         count: of compressed variants that each platform may have.
+        only_size: whether nothing but bytes decides among them (`choose.only_size`).
     """
 
     lab: Lab
@@ -34,6 +35,7 @@ class Finals:
     verified: Callable[[Outcome], Outcome]
     report: Report
     count: int
+    only_size: bool = False
     _seen: set[str] = field(default_factory=set)
 
     def picked(self) -> Finalists:
@@ -44,7 +46,9 @@ class Finals:
         """
         while True:
             pool = distinct(o for o in self.lab.outcomes if o.accepted)
-            picked = {p: choose.pick(pool, p, self.count) for p in sorted(set(self.platforms))}
+            picked = {
+                p: choose.pick(pool, p, self.count, only_size=self.only_size) for p in sorted(set(self.platforms))
+            }
             all_picked = {o.name: o for some in picked.values() for o in some}
             unsure = [o for o in all_picked.values() if not o.complete or o.path is None]
             if unsure:

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgemodel_api.complaints import nearest
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 
 from .npz import ArrayHeader
 from .tensor_spec import TensorSpec, batch_of
@@ -53,8 +54,8 @@ def check_shape(header: ArrayHeader, spec: TensorSpec, what: str) -> None:
             else "reshape it, first axis = samples"
         )
         raise InputError(
-            f"{what}: array {spec.name!r} has {len(header.shape)} axes ({given}), but the model takes"
-            f" {len(spec.shape)}, {row}: {hint}"
+            f"{what}: array {spec.name!r} has {counted(len(header.shape), 'axis', 'axes')} ({given}), but the model"
+            f" takes {len(spec.shape)}, {row}: {hint}"
         )
     for axis, (have, need) in enumerate(zip(header.shape[1:], spec.shape[1:], strict=True), 1):
         if need is not None and have != need:
@@ -100,9 +101,9 @@ def check_counts(inputs: Sequence[ArrayHeader], labels: ArrayHeader | None, what
     if samples == 0:
         raise InputError(f"{what}: the arrays hold no samples (0 rows): give at least one, better 1000")
     if labels is not None and (not labels.shape or labels.shape[0] != samples):
-        have = f"{labels.shape[0]} rows" if labels.shape else "a single number"
+        have = counted(labels.shape[0], "row") if labels.shape else "a single number"
         raise InputError(
-            f"{what}.labels: array {labels.name!r} has {have} for {samples} samples: give one row per sample"
+            f"{what}.labels: array {labels.name!r} has {have} for {counted(samples, 'sample')}: give one row per sample"
         )
     return samples
 
@@ -117,12 +118,11 @@ def whole_batches(inputs: tuple[TensorSpec, ...], samples: int, what: str) -> tu
     rows = samples // batch * batch
     if rows == 0:
         raise InputError(
-            f"{what}: {samples} samples, but the model takes {batch} at a time: give at least {batch}, or export the"
-            " model with a free batch dimension"
+            f"{what}: {counted(samples, 'sample')}, but the model takes {batch} at a time: give at least {batch}, or"
+            " export the model with a free batch dimension"
         )
     if rows == samples:
         return rows, None
-    return (
-        rows,
-        f"{what}: the last {samples - rows} of {samples} samples are left out: the model takes {batch} at a time",
-    )
+    of = f"of {samples} samples"
+    out = counted(samples - rows, f"{of} is", f"{of} are")
+    return rows, f"{what}: the last {out} left out: the model takes {batch} at a time"

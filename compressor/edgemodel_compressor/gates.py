@@ -10,7 +10,14 @@ Slowdown is judged by `edgemodel_api.slowdown.too_slow`, as the plan judges the 
 from __future__ import annotations
 
 from edgemodel_api.edgemodel import Budget
-from edgemodel_api.quantities import format_bytes, format_seconds, parse_duration, parse_percent, parse_quantity
+from edgemodel_api.quantities import (
+    counted,
+    format_bytes,
+    format_seconds,
+    parse_duration,
+    parse_percent,
+    parse_quantity,
+)
 from edgemodel_api.report import Measurement, Refusal
 from edgemodel_api.slowdown import too_slow
 
@@ -93,8 +100,8 @@ def _size(budget: Budget, measurement: Measurement) -> Refusal | None:
         gate=SIZE,
         value=float(size),
         limit=float(limit),
-        message=f"{format_bytes(size)} ({size} bytes) stored, more than maxSize {budget.max_size} ({limit} bytes): raise"
-        " it, prune more, or quantize to Int8 or Int4",
+        message=f"{format_bytes(size)} ({size} bytes) stored, more than maxSize {budget.max_size}"
+        f" ({counted(limit, 'byte')}): raise it, prune more, or quantize to Int8 or Int4",
     )
 
 
@@ -142,5 +149,5 @@ def _memory(budget: Budget, measurement: Measurement) -> Refusal | None:
         value=float(peak),
         limit=float(limit),
         message=f"peak memory {format_bytes(peak)} ({peak} bytes), more than maxMemory {budget.max_memory}"
-        f" ({limit} bytes): raise it, or use a smaller model",
+        f" ({counted(limit, 'byte')}): raise it, or use a smaller model",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,6 +26,7 @@ from .data import Dataset, open_dataset, synthetic
 from .formats import check_formats
 from .formats.onnx_model import SourceModel, load_model
 from .formats.probe import probe
+from .indices import check_indices, tables
 from .original import Limits, Original, as_onnx, verified
 from .progress import Report, counter
 from .sources import Fetched, check_credentials, fetch_source
@@ -51,7 +52,9 @@ class Inputs:
         files: everything that was fetched, by what it is for; the source's external data are in `model.sha256`.
         calibrated: whether `calibration` is real data: ranges of random numbers mean nothing.
         warnings: for the report.
+        allowed: memory that the Job may take, as it was before anything of this was loaded.
         original: the file that the user gave, where that is no ONNX file.
+        origins: node of the model → that file's operator.
     """
 
     model: SourceModel
@@ -62,7 +65,9 @@ class Inputs:
     files: Mapping[str, Path]
     calibrated: bool
     warnings: tuple[str, ...]
+    allowed: memory.Limit
     original: Row | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def source_sha256(self) -> str:
@@ -125,9 +130,10 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
         with _named(job, what):
             fetched[what] = _fetch(job, what, remote, work_dir, report)
     report(Progress(stage="load"))
+    allowed = memory.limit()
     with _about(job.source):
         source, original = as_onnx(fetched["source"], work_dir, LIMITS)
-        memory.check(source.path, job.compression.steps, folder=source.folder)
+        memory.check(source.path, job.compression.steps, allowed, folder=source.folder, formats=job.formats)
         model = load_model(
             source.path,
             work_dir=work_dir,
@@ -137,7 +143,9 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
             pinned=source.pinned,
         )
     students = _students(job, fetched, work_dir)
-    inputs = _with_data(job, model, {what: f.path for what, f in fetched.items()}, students, work_dir)
+    inputs = _with_data(
+        job, model, {what: f.path for what, f in fetched.items()}, students, work_dir=work_dir, allowed=allowed
+    )
     report(Progress(stage="probe", message="first run, in a process of its own"))
     with _about(job.source):
         _try(model, inputs.validation, work_dir, job.seed)
@@ -164,7 +172,7 @@ def _beside(original: Original, inputs: Inputs, work_dir: Path, seed: int) -> In
     """With how far the model is from the file that it was made of."""
     data = (inputs.validation, inputs.calibration)
     row, said = verified(original, data, inputs.model.inputs, work_dir=work_dir, limits=LIMITS, seed=seed)
-    return replace(inputs, original=row, warnings=(*said, *inputs.warnings))
+    return replace(inputs, original=row, origins=original.read.origins, warnings=(*said, *inputs.warnings))
 
 
 @contextmanager
@@ -261,7 +269,13 @@ def _secret(job: JobSpec, what: str, remote: RemoteFile) -> Secret | None:
 
 
 def _with_data(
-    job: JobSpec, model: SourceModel, paths: dict[str, Path], students: Mapping[int, SourceModel], work_dir: Path
+    job: JobSpec,
+    model: SourceModel,
+    paths: dict[str, Path],
+    students: Mapping[int, SourceModel],
+    *,
+    work_dir: Path,
+    allowed: memory.Limit,
 ) -> Inputs:
     def opened(what: str, labels: str | None) -> Dataset | None:
         if what not in paths:
@@ -275,6 +289,10 @@ def _with_data(
     validation = opened("data.validation", declared.labels if declared is not None else None)
     given = job.data.training
     training = opened("data.training", given.labels if given is not None else None)
+    looked_up = tables(model.proto)
+    for what, data in (("calibration", calibration), ("validation", validation), ("training", training)):
+        if data is not None:
+            check_indices(data, looked_up, f"data.{what}")
     made = None
     if calibration is None and validation is None:
         made = synthetic(model.inputs, samples=SYNTHETIC_SAMPLES * (model.fixed_batch or 1), seed=job.seed)
@@ -289,6 +307,7 @@ def _with_data(
         files=paths,
         calibrated=made is None,
         warnings=(*_warnings(job, made=made is not None), *dict.fromkeys(notes)),
+        allowed=allowed,
     )
 
 

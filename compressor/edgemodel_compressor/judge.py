@@ -60,6 +60,7 @@ class Task:
         one_by_one: rows alone, for dynamic quantization.
         full: on all samples, unless the first look says no.
         probed: whether a run in a process of its own comes first: integer kernels have crashed processes.
+        lanes: so many runs at a time.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Task:
     one_by_one: bool
     full: bool
     probed: bool
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Court:
         def judge(chosen: Mask) -> Array:
             nonlocal run
             run = run or runner(serving_session(task.path, self.threads))
-            return self.evaluator.judge_rows(run, chosen, one_by_one=task.one_by_one)
+            return self.evaluator.judge_rows(run, chosen, one_by_one=task.one_by_one, lanes=task.lanes)
 
         return judge
 

@@ -6,7 +6,7 @@ take less room there, though not in the expanded file. Their sum is near the lay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ import zstandard
 from edgemodel_api.report import Layer
 
 from .formats import kept
-from .steps.graph import array_of
+from .steps.graph import array_of, graphs
+from .steps.weight_only import DECODING
 from .steps.weights import Weight, weights
 
 _LEVEL = 12
@@ -52,7 +53,7 @@ def layers(
         quantized_seconds: the same in the candidate.
     """
     found = weights(source)
-    parts = _parts(candidate, [w.name for w in found])
+    parts = _parts(source, candidate, found)
     tables = _Tables(sensitivity, quality_drops or {}, seconds or {}, quantized_seconds or {})
     return tuple(_layer(w, parts[w.name], tables) for w in found)
 
@@ -82,7 +83,7 @@ def _layer(weight: Weight, parts: list[Any], tables: _Tables) -> Layer:
         source_bytes=before,
         bytes=_packed(parts) if parts else before,
         sparsity=_sparsity(main, parts),
-        encoding=_encoding(main),
+        encoding=_encoding(_planes(main, parts)),
         sensitivity=max(of(tables.errors), default=None),
         quality_drop=max(of(tables.drops), default=None),
         latency_seconds=sum(of(tables.seconds)) if of(tables.seconds) else None,
@@ -90,11 +91,50 @@ def _layer(weight: Weight, parts: list[Any], tables: _Tables) -> Layer:
     )
 
 
-def _parts(candidate: Any, names: Iterable[str]) -> dict[str, list[Any]]:
-    """The initializers (values, scales, zero points) that each weight became: their names begin with the weight's."""
+def _parts(source: Any, candidate: Any, found: Sequence[Weight]) -> dict[str, list[Any]]:
+    """The initializers (values, scales, zero points) that each weight became.
+
+    Names of nodes stay (`steps.names`), so a weight is found by the nodes that decode it, or where its reader reads it; in
+    files whose tensors kept their names also by these, which begin with the weight's.
+    """
+    tensors: dict[str, Any] = {}
+    nodes: dict[str, Any] = {}
+    for inner in graphs(candidate.graph):
+        tensors.update((t.name, t) for t in inner.initializer)
+        for node in inner.node:
+            nodes.setdefault(node.name, node)
+    places: dict[str, tuple[Any, int]] = {}
+    for inner in graphs(source.graph):
+        for node in inner.node:
+            for index, name in enumerate(node.input):
+                places.setdefault(name, (node, index))
+    named = _by_name(tensors.values(), [w.name for w in found])
+    return {w.name: _decoded(w, nodes, tensors) or _read(w, places, nodes, tensors) or named[w.name] for w in found}
+
+
+def _decoded(weight: Weight, nodes: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Any]:
+    """What the nodes that decode it read, but for the places of blocks."""
+    decoding = (nodes[n] for n in (weight.name + s for s in DECODING) if n in nodes)
+    read = dict.fromkeys(name for node in decoding for name in node.input if name in tensors)
+    return [tensors[name] for name in read if tensors[name].data_type != onnx.TensorProto.INT64]
+
+
+def _read(
+    weight: Weight, places: Mapping[str, tuple[Any, int]], nodes: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> list[Any]:
+    """What its reader reads in its place, as it is."""
+    reader, index = places.get(weight.name, (None, 0))
+    node = nodes.get(reader.name) if reader is not None and reader.name else None
+    if node is None or node.op_type != reader.op_type or len(node.input) <= index:
+        return []
+    tensor = tensors.get(node.input[index])
+    return [tensor] if tensor is not None and tuple(tensor.dims) == weight.shape else []
+
+
+def _by_name(tensors: Iterable[Any], names: Iterable[str]) -> dict[str, list[Any]]:
     by_length = sorted(names, key=len, reverse=True)
     parts: dict[str, list[Any]] = {name: [] for name in by_length}
-    for tensor in candidate.graph.initializer:
+    for tensor in tensors:
         # The longest name first: `conv1` must not take what belongs to `conv1_b`.
         owner = next((n for n in by_length if tensor.name == n or tensor.name.startswith((f"{n}_", f"{n}/"))), None)
         if owner is not None:
@@ -113,17 +153,29 @@ def _packed(tensors: Iterable[Any]) -> int:
     return len(zstandard.ZstdCompressor(level=level).compress(raw))
 
 
+def _planes(main: Any, parts: list[Any]) -> list[Any]:
+    """The tensors that hold the numbers: two of a shape where they have more than eight bits."""
+    alike = [t for t in parts if t.data_type == main.data_type == onnx.TensorProto.INT8 and t.dims == main.dims]
+    return alike or [main]
+
+
 def _sparsity(main: Any, parts: list[Any]) -> float:
     """Share of zeros; of numbers with a zero point, those that mean zero."""
     values = array_of(main)
     if not values.size:
         return 0.0
+    planes = _planes(main, parts)
+    if len(planes) > 1:
+        return 1 - float(np.count_nonzero(np.logical_or.reduce([array_of(p) for p in planes])) / values.size)
     points = [array_of(t) for t in parts if t.name.endswith("zero_point")]
     zero = points[0].reshape(-1)[0] if points and points[0].size and points[0].dtype == values.dtype else 0
     return float(np.count_nonzero(values == zero) / values.size)
 
 
-def _encoding(main: Any) -> str:
+def _encoding(planes: Sequence[Any]) -> str:
+    if len(planes) > 1:
+        return "int12"
+    (main,) = planes
     name = str(_TYPES.get(main.data_type, onnx.TensorProto.DataType.Name(main.data_type).lower()))
     if name == "int8":
         values = array_of(main)

@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 class Judges(Protocol):
     """`workers.Here` or `workers.Workers`."""
 
+    @property
+    def count(self) -> int:
+        """Tasks at a time."""
+
     def submit(self, task: Task) -> Future[Known]:
         """What is known of a file afterwards."""
 
@@ -111,10 +115,11 @@ class Lab:
             InputError: the disk is full.
         """
         items: list[_Item] = []
+        lanes = self._lanes(len(recipes))
         for recipe in recipes:
             if not patient and self._late(len(items)):
                 break
-            item = self._begun(recipe, effort, items)
+            item = self._begun(recipe, effort, items, lanes)
             if item is None:
                 break
             items.append(item)
@@ -142,7 +147,7 @@ class Lab:
                 remembered = entries.known_of(entry, self.bench.court, full=True)
                 if entry.file_digest == item.built.digest and remembered.rows is not None:
                     known = remembered
-            self._submit(item, known, full=True)
+            self._submit(item, known, full=True, lanes=self._lanes(len(outcomes)))
             items.append(item)
         found = self._gathered(items, patient=True)
         for item, o in zip(items, found, strict=True):
@@ -159,11 +164,15 @@ class Lab:
         self._judges.close()
         self.cache.trim()
 
+    def _lanes(self, files: int) -> int:
+        """Runs at a time on each of so many files: together as many as there are workers."""
+        return max(1, self._judges.count // max(1, files))
+
     def _late(self, begun: int) -> bool:
         # One candidate there has to be: without any there is nothing to tell.
         return bool(self._outcomes or begun) and self._deadline.passed
 
-    def _begun(self, recipe: Recipe, effort: Effort, others: Iterable[_Item]) -> _Item | None:
+    def _begun(self, recipe: Recipe, effort: Effort, others: Iterable[_Item], lanes: int) -> _Item | None:
         """The recipe on its way; None: the time was up."""
         name = self._name(recipe, {i.name: i.recipe for i in others})
         item = _Item(name, recipe, self._key(recipe))
@@ -200,10 +209,10 @@ class Lab:
         known = self._known.get(item.built.digest, Known())
         if known.rows is None and item.entry is not None and item.entry.file_digest == item.built.digest:
             known = entries.known_of(item.entry, court, full=full)
-        self._submit(item, known, full=full)
+        self._submit(item, known, full=full, lanes=lanes)
         return item
 
-    def _submit(self, item: _Item, known: Known, *, full: bool) -> None:
+    def _submit(self, item: _Item, known: Known, *, full: bool, lanes: int) -> None:
         if item.path is None or self.bench.court.enough(known, full=full):
             item.future = _done(known)
             return
@@ -212,7 +221,7 @@ class Lab:
         probed = recipe.integer_compute and recipe.encoding not in self._probed
         if probed:
             self._probed.add(recipe.encoding)
-        task = Task(item.path, known, one_by_one=recipe.dynamic, full=full, probed=probed)
+        task = Task(item.path, known, one_by_one=recipe.dynamic, full=full, probed=probed, lanes=lanes)
         item.future = self._judges.submit(task)
 
     def _gathered(self, items: Sequence[_Item], *, patient: bool = False) -> tuple[Outcome, ...]:

@@ -5,49 +5,67 @@ The estimate is of the resident memory of the Job's process and its children tog
 
 Large models (`formats.kept`) are worked on one tensor at a time, and their sessions map the weights:
 
-    base + max(step · largest tensor, weights + run · largest tensor, float weights · 1.05 + child)
+    base + max(step · largest tensor, weights + run · largest tensor, float weights · served + child)
 
 - base: interpreter, numpy, onnx and onnxruntime of the Job and of one worker.
 - step: what a step allocates for one tensor, in units of its float32 bytes.
 - run: a lean session turns one stored tensor at a time into floats.
-- child: a process that serves the source, whose packed weights take its size once more; others are only measured where
-  they take less than 1.5 times their float weights (`evaluate.serving`).
+- served, child: a process that serves the source, or a file with halves, which the runtime makes floats of; others are only
+  measured where they take less than 1.5 times their float weights (`evaluate.serving`).
 
 Integer computing (activations Static or Dynamic) of a large model needs it as one message, in onnxruntime's quantizer and
 again in ours: `INTEGER_FACTOR` times its size.
 
 Small models are held in memory as a whole, several times: source, prepared, pruned, candidate, its file, and sessions of
-source and candidate with packed weights.
+source and candidate with packed weights. Beside them, what they compute: as many rows run at a time as `Runs` says, so that it stays
+within `RUN_BYTES` where one row does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
 
-from edgemodel_api.edgemodel import Activations, Granularity, Precision, Step
+from edgemodel_api.edgemodel import Activations, Format, Granularity, Precision, Step
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
 from edgemodel_api.reasons import INSUFFICIENT_MEMORY
 
+from .evaluate.runner import BATCH_ROWS
 from .evaluate.serving import CHILD_BYTES
 from .formats import kept
 from .formats.walk import external_names, weight_sizes
 from .reading import open_to_read
 
 BASE_BYTES = 200 * 2**20
+#: Where activations are quantized: onnxruntime's quantizer, in a process of its own, beside the Job's.
+INTEGER_BASE_BYTES = 350 * 2**20
 #: Of the largest tensor's bytes, as float32.
 READ_FACTOR, RUN_FACTOR, HALF_FACTOR, INT8_FACTOR, INT4_FACTOR = 1.5, 2.5, 3.0, 4.0, 18.0
 PRUNE_FACTOR, PRUNE_CHANNEL_FACTOR = 4.0, 8.0
-SERVED_FACTOR = 1.05
+SERVED_FACTOR, SERVED_HALF_FACTOR = 1.05, 1.15
 INTEGER_FACTOR = 6.0
 SMALL_FACTOR = 11.0
+#: Of a format besides ONNX: bytes of its libraries (the child's too), and of one conversion with its check, in units of the
+#: weights, beside the model. Measured of 64 MiB in four matrices, all encodings of TFLite and float16 of Core ML: 715 MiB and
+#: 532 MiB together.
+CONVERSION: Mapping[Format, tuple[int, float]] = MappingProxyType({
+    Format.TFLITE: (150 * 2**20, 9.0),
+    Format.COREML: (350 * 2**20, 9.0),
+})  # fmt: skip
+#: What a Job with a small model holds meanwhile: source, prepared model, and sessions of the source.
+HELD_FACTOR = 5.0
+#: What one run of several rows may allocate.
+RUN_BYTES = 128 * 2**20
+#: Sessions that keep what their runs allocated: source and candidate.
+SESSIONS = 2
 #: Version 2, version 1.
 _CGROUP = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -86,6 +104,23 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """How much is computed at a time.
+
+    Attributes:
+        rows: at most in one run.
+        lanes: runs at a time: 2 for two and more, or 1.
+        run_bytes: what one run of so many rows allocates.
+        peak: bytes of all runs that a Job keeps in memory, at least.
+    """
+
+    rows: int
+    lanes: int
+    run_bytes: int
+    peak: int
+
+
+@dataclass(frozen=True)
 class Limit:
     """What a Job may take.
 
@@ -121,20 +156,44 @@ def sizes_of(path: Path, folder: Path | None = None) -> Sizes:
     return Sizes(min(weights, there), min(largest, there), size)
 
 
-def predict(sizes: Sizes, steps: Iterable[Step] | None) -> Estimate:
-    """The peak of a Job with these steps; None: a search."""
+def predict(sizes: Sizes, steps: Iterable[Step] | None, formats: Iterable[Format] = ()) -> Estimate:
+    """The peak of a Job with these steps and formats; steps None: a search."""
+    wanted = tuple(f for f in formats if f in CONVERSION)
     if not sizes.large:
         size = max(sizes.weights, sizes.file)
-        return Estimate(BASE_BYTES + int(SMALL_FACTOR * size), "the model, its candidates and their sessions")
+        base = INTEGER_BASE_BYTES if _computes_integers(steps) else BASE_BYTES
+        found = [Estimate(base + int(SMALL_FACTOR * size), "the model, its candidates and their sessions")]
+        found += [_converting(f, size, HELD_FACTOR) for f in wanted]
+        return max(found, key=lambda e: e.peak)
+    steps = None if steps is None else tuple(steps)
+    halves = steps is None or any(s.quantize is not None and s.quantize.precision is Precision.FLOAT16 for s in steps)
+    served = SERVED_HALF_FACTOR if halves else SERVED_FACTOR
     phases = {
         "reading one tensor at a time": READ_FACTOR * sizes.largest,
         "a session that maps the weights": sizes.weights + RUN_FACTOR * sizes.largest,
-        "serving the source in a process of its own": SERVED_FACTOR * sizes.weights + CHILD_BYTES,
+        "serving a file in a process of its own": served * sizes.weights + CHILD_BYTES,
     }
     for name, factor in _of_steps(steps):
         phases[name] = factor * (sizes.weights if name.startswith("integer") else sizes.largest)
     phase = max(phases, key=lambda name: phases[name])
-    return Estimate(BASE_BYTES + int(phases[phase]), phase)
+    worked = Estimate(BASE_BYTES + int(phases[phase]), phase)
+    return max((worked, *(_converting(f, sizes.weights, 1.0) for f in wanted)), key=lambda e: e.peak)
+
+
+def _computes_integers(steps: Iterable[Step] | None) -> bool:
+    """Also a search may."""
+    quantized = [s.quantize for s in steps or () if s.quantize is not None]
+    return steps is None or any(
+        q.precision is Precision.INT8 and q.activations is not Activations.NONE for q in quantized
+    )
+
+
+def _converting(wanted: Format, size: int, held: float) -> Estimate:
+    library, factor = CONVERSION[wanted]
+    return Estimate(
+        BASE_BYTES + library + int((factor + held) * size),
+        f"converting to {wanted.value}, which needs the whole model in memory",
+    )
 
 
 def limit(root: Path = Path("/")) -> Limit:
@@ -160,7 +219,11 @@ def limit(root: Path = Path("/")) -> Limit:
 
 
 def check(
-    path: Path, steps: Iterable[Step] | None, allowed: Limit | None = None, folder: Path | None = None
+    path: Path,
+    steps: Iterable[Step] | None,
+    allowed: Limit | None = None,
+    folder: Path | None = None,
+    formats: Iterable[Format] = (),
 ) -> Estimate:
     """Before any work: does it fit?
 
@@ -169,18 +232,21 @@ def check(
         steps: of the Job; None: a search.
         allowed: default: `limit()`.
         folder: of its external data; None: that of the file.
+        formats: of the Job.
 
     Raises:
         InputError: reason InsufficientMemory, with both numbers and what to set.
     """
     sizes = sizes_of(path, folder)
     steps = None if steps is None else tuple(steps)
-    found, allowed = predict(sizes, steps), allowed or limit()
+    found, allowed = predict(sizes, steps, formats), allowed or limit()
     if found.peak <= allowed.memory_bytes:
         return found
     hint = ""
     if found.phase.startswith("integer"):
         hint = "; or quantize weights only (activations: None), which works tensor by tensor"
+    if found.phase.startswith("converting"):
+        hint = f"; or take {found.phase.split()[2].rstrip(',')} out of spec.formats"
     raise InputError(
         f"compressing this model takes about {format_bytes(found.peak)} of memory ({found.phase}; its weights are"
         f" {format_bytes(sizes.weights)}, the largest tensor {format_bytes(sizes.largest)}), and"
@@ -188,6 +254,39 @@ def check(
         f" {format_bytes(_rounded(found.peak))}{hint}",
         reason=INSUFFICIENT_MEMORY,
     )
+
+
+def plan_runs(request: int, estimate: Estimate, allowed: Limit, *, lanes: int = 2) -> Runs:
+    """As many rows at a time as fit, before anything runs.
+
+    Args:
+        request: bytes of the numbers that one request makes (`footprint`): a row's, or those of the model's fixed batch.
+        estimate: of the Job besides.
+        allowed: for both, when the Job began.
+        lanes: runs at a time that there may be.
+
+    Raises:
+        InputError: not even one at a time fits (reason InsufficientMemory), with both numbers and what to set.
+    """
+    lanes = min(2, lanes)
+    if request == 0:
+        return Runs(BATCH_ROWS, lanes, 0, 0)
+    left = allowed.memory_bytes - estimate.peak
+    if SESSIONS * lanes * request > left:
+        lanes = 1
+    # Half of what is left: these are estimates.
+    rows = max(1, min(BATCH_ROWS, min(RUN_BYTES, left // (2 * SESSIONS * lanes)) // request))
+    found = Runs(rows, lanes, rows * request, SESSIONS * lanes * rows * request)
+    if found.peak > left:
+        needed = estimate.peak + found.peak
+        raise InputError(
+            f"compressing this model takes about {format_bytes(needed)} of memory (while it answers one request, its own numbers"
+            f" take {format_bytes(request)}, for the source and for a candidate), and"
+            f" {format_bytes(allowed.memory_bytes)} are {allowed.source}: {allowed.change} to at least"
+            f" {format_bytes(_rounded(needed))}; or give data with smaller inputs",
+            reason=INSUFFICIENT_MEMORY,
+        )
+    return found
 
 
 def whole(model: Any, what: str) -> Any:

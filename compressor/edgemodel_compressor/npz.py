@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_oci.files import put, replacing
 
 from .reading import CHUNK_BYTES, open_to_read
@@ -110,7 +110,8 @@ class NpzFile:
         if header.size_bytes != declared:
             raise InputError(
                 f"{self._what}: array {name!r} declares shape {list(header.shape)} of {header.dtype}"
-                f" ({header.size_bytes} bytes), but its member holds {declared}: write the file again with numpy.savez"
+                f" ({counted(header.size_bytes, 'byte')}), but its member holds {declared}: write the file again with"
+                " numpy.savez"
             )
         self._total += header.size_bytes
         if self._total > self._max_bytes:
@@ -144,7 +145,7 @@ class NpzFile:
             while left > 0:
                 chunk = member.read(min(CHUNK_BYTES, left))
                 if not chunk:
-                    raise EOFError(f"{left} bytes are missing")
+                    raise EOFError(f"{counted(left, 'byte is', 'bytes are')} missing")
                 put(out, chunk, dest)
                 left -= len(chunk)
             # To the end, so that the checksum is compared.
@@ -198,7 +199,7 @@ class NpzFile:
                 " INPUT=array)"
             )
         advice = "truncated or damaged: copy it again, or write it again with numpy.savez"
-        with _Damage(f"{self._what}: {path.name} ({size} bytes) is no whole zip archive", advice):
+        with _Damage(f"{self._what}: {path.name} ({counted(size, 'byte')}) is no whole zip archive", advice):
             self._check_directory(size)
             return zipfile.ZipFile(self._file)
 

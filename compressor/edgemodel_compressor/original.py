@@ -16,9 +16,10 @@ import numpy as np
 
 from edgemodel_api.edgemodel import Format
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_api.reasons import INSUFFICIENT_MEMORY
 from edgemodel_api.report import Original as Row
+from edgemodel_oci.artifact import packed_size
 
 from . import memory
 from .data import Dataset, synthetic
@@ -157,7 +158,8 @@ def verified(
         original.path, original.onnx, original.read, rows, work_dir=work_dir, memory_bytes=limits.memory(size),
         timeout=limits.seconds(size),
     )  # fmt: skip
-    measured = f"relative error {found.max_error:.2g} on {found.cases} rows, run by {found.ran_with}; {found.tolerance:.2g} is allowed"
+    rows_run = f"{counted(found.cases, 'row')}, run by {found.ran_with}"
+    measured = f"relative error {found.max_error:.2g} on {rows_run}; {found.tolerance:.2g} is allowed"
     if not found.holds:
         raise InputError(
             f"the ONNX model that was made of this TFLite model does not give its answers ({measured}): give the model as"
@@ -169,9 +171,9 @@ def verified(
             " as ONNX"
         )
     row = Row(
-        format=original.format, sha256=original.sha256, file_bytes=original.size_bytes, ran_with=found.ran_with,
-        cases=found.cases, max_error=found.max_error, agreement=found.agreement, tolerance=found.tolerance,
-        notes=original.notes,
+        format=original.format, sha256=original.sha256, size_bytes=packed_size(original.path, original.format),
+        file_bytes=original.size_bytes, ran_with=found.ran_with, cases=found.cases, max_error=found.max_error,
+        agreement=found.agreement, tolerance=found.tolerance, notes=original.notes,
     )  # fmt: skip
     said = f"the source is a TFLite model, which was read as ONNX: {measured}"
     return row, (said, *(f"source: {note}" for note in original.notes))

@@ -16,7 +16,7 @@ from edgemodel_api.artifact import Golden
 from edgemodel_api.edgemodel import Format, Objective
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobResult, JobSpec, Progress
-from edgemodel_api.quantities import parse_percent
+from edgemodel_api.quantities import counted, parse_percent
 from edgemodel_api.report import CompressionReport
 from edgemodel_oci.repository import open_repository
 
@@ -25,7 +25,7 @@ from .bench import Outcome
 from .candidates import mixed, recipes_for
 from .conversions import Converter, Made, converted, picked, stood_on
 from .deadline import TimeUpError
-from .evaluate.quality import label_warning
+from .evaluate.quality import class_warning, label_warning
 from .evaluate.runner import runner
 from .finals import Finals
 from .formats import others
@@ -97,9 +97,9 @@ class _Run:
         self.told = Told(job, self.plan, progress)
         self.shares = choose.shares(len(job.platforms), job.formats)
         self._late = _end(job, began)
-        doubt = label_warning(self.plan.evaluator)
-        if doubt:
-            self.told.warn(doubt)
+        for doubt in (class_warning(self.plan.evaluator), label_warning(self.plan.evaluator)):
+            if doubt:
+                self.told.warn(doubt)
 
     @property
     def onnx(self) -> bool:
@@ -156,7 +156,9 @@ class _Run:
         # What is not stored need not be run on other kinds of CPU.
         verified = verifier.verified if self.onnx else _as_it_is
         count = self.shares.get(Format.ONNX, choose.slots(len(self.job.platforms)))
-        return Finals(self.lab, self.job.platforms, verified, self.progress, count)
+        # Explicit steps are taken at their word: all that they make may be stored.
+        only_size = self._only_size and not self.job.compression.steps
+        return Finals(self.lab, self.job.platforms, verified, self.progress, count, only_size)
 
     def conversions(self, finalists: Finalists) -> tuple[Made, ...]:
         """Files of the other formats, judged; the float model is the one that `stood_on` stands on.
@@ -179,16 +181,21 @@ class _Run:
         made = converted(converter, reshapes, base.model, sparse=bool(base.sparsity))
         if any(m.format is Format.COREML and m.path is not None for m in made):
             self.told.warn(
-                f"Core ML was not run: its packages are interpreted on the {self.plan.golden.cases} golden cases and"
-                f" {len(converter.samples.feeds)} requests of the validation data, half of these the ones that the source is"
-                " least sure of, and what is stored on all of it: try them on a device"
+                f"Core ML was not run: its packages are interpreted on {counted(self.plan.golden.cases, 'golden case')}"
+                f" and {counted(len(converter.samples.feeds), 'request')} of the validation data, half of these the"
+                " ones that the source is least sure of, and what is stored on all of it: try them on a device"
             )
         if converter.skipped:
             self.told.warn(
-                f"formats: {converter.skipped} files were not made, as the Job's {self.job.deadline_seconds:.0f} s were"
-                " nearly up: give it more time, or take a format out of spec.formats"
+                f"formats: {counted(converter.skipped, 'file was', 'files were')} not made, as the Job's"
+                f" {self.job.deadline_seconds:.0f} s were nearly up: give it more time, or take a format out of"
+                " spec.formats"
             )
         return made
+
+    @property
+    def _only_size(self) -> bool:
+        return choose.only_size(Objective(self.job.compression.objective), self.job.compression.budget)
 
     def _declared(self) -> tuple[Reshape, ...]:
         steps = self.job.compression.steps
@@ -213,10 +220,11 @@ class _Run:
         mixture = mixed(0).mixture
         return Space(
             platforms=self.job.platforms,
-            objective=Objective(self.job.compression.objective),
+            only_size=self._only_size,
             static=self.plan.inputs.calibrated,
             nodes=builder.nodes,
             moves=lambda: builder.moves(mixture.ladder) if mixture is not None else 0,
+            like=lambda r: builder.moves_like(mixture.ladder, r.quantizes[0]) if mixture is not None else 0,
             training=learns,
             channels=learns and builder.channels,
         )

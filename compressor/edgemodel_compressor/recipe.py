@@ -18,6 +18,7 @@ from edgemodel_api.edgemodel import (
     Structure,
 )
 from edgemodel_api.hardware import HardwareClass
+from edgemodel_api.quantities import counted
 
 from .steps.encodings import Encoding
 
@@ -205,14 +206,17 @@ def _words(action: Action) -> str:
     if isinstance(action, PruneStep):
         return _prune_words(action)
     if isinstance(action, Mixture):
-        names = ", ".join(q.encoding.name for q in action.ladder)
+        names = [q.encoding.name for q in action.ladder if not q.encoding.limit]
+        limits = [q.encoding.limit for q in action.ladder if q.encoding.limit]
+        steps = [f"whole numbers up to {min(limits)} to {max(limits)}"] if limits else []
         return (
-            f"store each layer's weights as float32, {names}: {action.moves} moves of least error for each byte saved"
+            f"store each layer's weights as {', '.join(['float32', *names, *steps])}: {counted(action.moves, 'move')}"
+            " of least error for each byte saved"
         )
     step = action.step
     where = {Activations.STATIC: "static", Activations.DYNAMIC: "dynamic", Activations.NONE: "weights only"}
     how = where[step.activations] if step.precision is Precision.INT8 else "weights only"
-    which = "" if action.count is None else f", the {action.count} least sensitive nodes"
+    which = "" if action.count is None else f", the {counted(action.count, 'least sensitive node')}"
     return (
         f"quantize {step.scope} {step.precision} {how} as {action.encoding.name}{which}"
         f"{_left_out(step.exclude.ops, step.exclude.nodes)}"
@@ -230,7 +234,7 @@ def _prune_words(step: PruneStep) -> str:
             "of the channels of each layer" if step.granularity is Granularity.TENSOR else "of all channels together"
         )
     share = f"{step.sparsity} {within}" if step.pattern is None else f"{step.pattern}: of each group this many stay"
-    learned = f", then learn {_times(step.recover.epochs, 'epoch')}" if step.recover is not None else ""
+    learned = f", then learn {counted(step.recover.epochs, 'epoch')}" if step.recover is not None else ""
     return f"prune {step.method} {share}{_left_out(step.exclude.ops, step.exclude.nodes)}{learned}"
 
 
@@ -240,12 +244,8 @@ def _distill_words(step: DistillStep) -> str:
     of = ", ".join(f"{value} of the {name}" for name, value in parts.items() if value is not None)
     return (
         f"distill {step.method} into a student {f'with {of}' if of else 'given as a file'}, temperature {step.temperature},"
-        f" {_times(step.epochs, 'epoch')}"
+        f" {counted(step.epochs, 'epoch')}"
     )
-
-
-def _times(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _left_out(ops: tuple[str, ...], nodes: tuple[str, ...]) -> str:

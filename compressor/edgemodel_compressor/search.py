@@ -4,11 +4,13 @@
 2. Where Int4 breaks the quality: each layer in its own encoding, by least error for each byte saved (`allocate`); how
    far to go is found by bisection. Where a static encoding breaks it: as many of its least sensitive nodes as the
    budget allows, the rest stored as Int8.
-3. The smallest of these on a pruned model: the highest sparsity that keeps the quality, by bisection, first by
-   absolute size, then by size relative to the tensor's largest, which has to beat the first. Integer encodings are
-   pruned as far, or one level less.
+3. The smallest of these on a pruned model: the highest sparsity that keeps the quality, by bisection; where size alone
+   decides, only from the sparsity on that may beat a mixture. Integer encodings are pruned as far, or one level less.
 4. With training data: the smallest weights with channels taken out and learned again, and pruned further and learned
    again.
+
+Where size alone decides, integer encodings are not tried as long as weights only keep the quality: the same numbers are in
+both files, and the rounding of activations comes on top.
 
 Bisection takes quality to fall with sparsity and with the number of moves; where it does not, the result is still one
 that was measured to be good. Decisions look at quality and size only, never at a clock, so the same inputs give the
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
 
-from edgemodel_api.edgemodel import Activations, Objective, Precision, PruneMethod, Recover
+from edgemodel_api.edgemodel import Activations, Precision, PruneMethod, Recover
 
 from .candidates import Quantize, Recipe, classes_on, local, mixed, single, weights_only
 from .steps.encodings import INT4_COARSE
@@ -39,6 +41,9 @@ PARTIAL_STATIC = 2
 MOSTLY_FLOAT = 1.5
 #: What is learned again in a search; more is a matter of explicit steps.
 RECOVER = Recover()
+MIN_ABSOLUTE = PruneMethod.MIN_ABSOLUTE
+#: Two mixtures whose sizes differ by less than this share have none between them that is worth measuring.
+NEAR = 0.02
 
 
 class Effort(IntEnum):
@@ -84,19 +89,21 @@ class Space:
 
     Attributes:
         platforms: `os/architecture`.
-        objective: what is best.
+        only_size: whether nothing but bytes decides among candidates that keep the quality (`choose.only_size`).
         static: whether there is real calibration data: ranges of random numbers mean nothing.
         nodes: how many nodes a quantize step can work on.
-        moves: how many moves the allocation of encodings to layers has; it is asked only where Int4 is too rough.
+        moves: how many moves the allocation of encodings to layers has.
+        like: after how many of them it is predicted to err as much as a recipe of weights only; 0: not known.
         training: whether there is data to learn from.
         channels: whether the model has channels that can be taken out.
     """
 
     platforms: tuple[str, ...]
-    objective: Objective
+    only_size: bool
     static: bool
     nodes: Callable[[Quantize], int]
     moves: Callable[[], int]
+    like: Callable[[Recipe], int] = lambda _: 0
     training: bool = False
     channels: bool = False
 
@@ -178,10 +185,22 @@ def together(*plans: Plan[Any]) -> Plan[tuple[Any, ...]]:
     return tuple(r.result for r in running)
 
 
-def most(low: int, high: int, good: Callable[[int], Plan[bool]]) -> Plan[int]:
-    """The largest n in [low, high] with `good(n)`, by bisection; low − 1: none. `good` should fall from true to false."""
+def most(
+    low: int,
+    high: int,
+    good: Callable[[int], Plan[bool]],
+    enough: Callable[[int, int], bool] = lambda *_: False,
+) -> Plan[int]:
+    """The largest n in [low, high] with `good(n)`, by bisection; low − 1: none. `good` should fall from true to false.
+
+    Args:
+        low: the least n.
+        high: the largest.
+        good: measures one.
+        enough: whether what lies between a good and a bad n is not worth looking at.
+    """
     best = low - 1
-    while low <= high:
+    while low <= high and not enough(best, high + 1):
         middle = (low + high) // 2
         if (yield from good(middle)):
             best, low = middle, middle + 1
@@ -226,6 +245,8 @@ class _Search:
         broken = [
             f for f in singles if _kind(f.recipe) == (Precision.INT8, Activations.STATIC) and f.loads and not f.good
         ]
+        if not self._integers_needed(singles):
+            broken = []
         rest = whole.recipe if whole is not None and whole.good else None
         yield from together(
             self._mixture(singles),
@@ -239,30 +260,72 @@ class _Search:
             yield from self._learned()
 
     def _alone(self) -> Plan[list[Found]]:
-        """The first encoding of each kind, then those of a kind that are worth it."""
+        """The first encoding of each kind, then those of a kind that are worth it; weights only before all others."""
         wanted = self._space.singles()
         first = tuple({_kind(r): r for r in reversed(wanted)}.values())[::-1]
-        singles = list((yield first))
+        singles: list[Found] = []
+        if self._space.only_size:
+            singles += yield tuple(r for r in first if _universal(r))
+            if not self._integers_needed(singles):
+                return singles
+        singles += yield tuple(r for r in first if all(r != f.recipe for f in singles))
         others = tuple(r for r in wanted if r not in first and not _mostly_float(r, singles))
         return singles + list((yield others))
 
+    def _integers_needed(self, singles: Sequence[Found]) -> bool:
+        """Whether integer encodings are there for more than their bytes, or nothing else keeps the quality."""
+        return not self._space.only_size or not any(f.good and _universal(f.recipe) for f in singles)
+
     def _mixture(self, singles: Sequence[Found]) -> Plan[int]:
+        """The most moves that keep the quality. They are looked for between what is good and what is too rough, by the
+        error that is predicted; beyond, only where the prediction turns out wrong.
+        """
         moves = self._space.moves()
-        # Where all weights may be Int4, the first half of the moves only gets there.
-        coarse = any(f.good and f.recipe == weights_only(INT4_COARSE) for f in singles)
-        return (yield from most(moves // 2 if coarse and moves > 1 else 1, moves, lambda n: is_good(mixed(n))))
+        known = [(f.good, min(moves, self._space.like(f.recipe))) for f in singles if f.loads and _universal(f.recipe)]
+        low = max((n for good, n in known if good), default=0) or 1
+        high = min((n for good, n in known if not good and n > low), default=moves)
+
+        def good(n: int) -> Plan[bool]:
+            return is_good(mixed(n))
+
+        def enough(best: int, bad: int) -> bool:
+            a, b = self._seen.get(mixed(best)), self._seen.get(mixed(bad))
+            return a is not None and b is not None and b.size_bytes > (1 - NEAR) * a.size_bytes
+
+        best = yield from most(low, high, good, enough)
+        if best == high:
+            return (yield from most(high + 1, moves, good, enough)) if high < moves else best
+        return best if best >= low else (yield from most(1, low - 1, good, enough))
 
     def _pruned(self) -> Plan[None]:
-        base = self._smallest(lambda r: r.classes is None and not r.integer_compute and r.mixture is None)
-        reached = yield from self._sparsest(base or Recipe(()), PruneMethod.MIN_ABSOLUTE, 0)
+        base = self._smallest(lambda r: _universal(r) and r.mixture is None)
+        # Where nothing but bytes decides, it has to be smaller than this one.
+        rival = next((f for f in self._good() if f.recipe.mixture is not None), None) if self._space.only_size else None
+        # What cannot bear 8 bits bears no zeros.
+        if rival is not None and base is not None and base.quantizes and _kind(base)[0] is Precision.FLOAT16:
+            return
+        needed = self._needed(base, rival)
+        if needed > len(SPARSITIES):
+            return
+        # Less would be larger than what is there: where that much breaks the quality, one measurement was enough.
+        if needed > 1 and not (yield from is_good((base or Recipe(())).pruned(SPARSITIES[needed - 1], MIN_ABSOLUTE))):
+            return
+        reached = yield from self._sparsest(base or Recipe(()), MIN_ABSOLUTE, needed if needed > 1 else 0)
         integers = {f.recipe.encoding: f.recipe for f in reversed(self._good()) if f.recipe.integer_compute}
         chosen = list(integers.values())[::-1][:INTEGER_BASES]
         yield from together(*(self._as_far(r, reached) for r in chosen))
 
+    def _needed(self, base: Recipe | None, rival: Found | None) -> int:
+        """Index (1-based) of the sparsity from which `base` is about as small as its rival; 1: there is none."""
+        if base is None or rival is None:
+            return 1
+        share = 100 * (1 - rival.size_bytes / self._seen[base].size_bytes)
+        return 1 + sum(s < share for s in SPARSITIES)
+
     def _as_far(self, base: Recipe, reached: int) -> Plan[None]:
         """An integer encoding pruned as far as weights are, or one level less."""
         for level in (reached, reached - 1):
-            if level > 0 and (yield from is_good(base.pruned(SPARSITIES[level - 1], PruneMethod.MIN_ABSOLUTE))):
+            if level > 0 and (yield from is_good(base.pruned(SPARSITIES[level - 1], MIN_ABSOLUTE))):
                 return
 
     def _sparsest(self, base: Recipe, method: PruneMethod, above: int, recover: Recover | None = None) -> Plan[int]:
@@ -278,23 +341,21 @@ class _Search:
 
     def _learned(self) -> Plan[None]:
         """Channels taken out, and weights pruned further, with learning after it; then both pruned as far as they bear."""
-        found = self._smallest(
-            lambda r: r.classes is None and not r.integer_compute and not r.prunes and r.mixture is None
-        )
+        found = self._smallest(lambda r: _universal(r) and not r.prunes and r.mixture is None)
         base = found or Recipe(())
         reached = max((SPARSITIES.index(p) + 1 for p in self._sparsities(base)), default=0)
         shares = CHANNELS if self._space.channels else ()
         kept, _ = yield from together(
             most(1, len(shares), lambda n: is_good(base.narrowed(shares[n - 1], RECOVER))),
-            self._sparsest(base, PruneMethod.MIN_ABSOLUTE, reached, RECOVER),
+            self._sparsest(base, MIN_ABSOLUTE, reached, RECOVER),
         )
         if kept:
             narrow = base.narrowed(shares[kept - 1], RECOVER)
-            yield from self._sparsest(narrow, PruneMethod.MIN_ABSOLUTE, 0)
+            yield from self._sparsest(narrow, MIN_ABSOLUTE, 0)
 
     def _sparsities(self, base: Recipe) -> list[int]:
         """Of what was pruned without learning on this base and stayed good."""
-        wanted = {base.pruned(s, PruneMethod.MIN_ABSOLUTE): s for s in SPARSITIES}
+        wanted = {base.pruned(s, MIN_ABSOLUTE): s for s in SPARSITIES}
         return [wanted[f.recipe] for f in self._seen.values() if f.good and f.recipe in wanted]
 
     def _good(self) -> list[Found]:
@@ -303,6 +364,11 @@ class _Search:
 
     def _smallest(self, wanted: Callable[[Recipe], bool]) -> Recipe | None:
         return next((f.recipe for f in self._good() if wanted(f.recipe)), None)
+
+
+def _universal(recipe: Recipe) -> bool:
+    """Weights only: float kernels, as the source's, on every kind of CPU."""
+    return recipe.classes is None and not recipe.integer_compute
 
 
 def _mostly_float(recipe: Recipe, singles: Sequence[Found]) -> bool:

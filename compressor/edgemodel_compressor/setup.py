@@ -8,7 +8,7 @@ from typing import Any
 
 from edgemodel_api.edgemodel import Metric
 from edgemodel_api.job import JobSpec, Progress
-from edgemodel_api.quantities import parse_percent
+from edgemodel_api.quantities import counted, parse_percent
 from edgemodel_oci.artifact import packed_size
 
 from . import host
@@ -19,13 +19,14 @@ from .data import Dataset
 from .deadline import Deadline
 from .evaluate.golden import GoldenSet, build_golden
 from .evaluate.quality import Evaluator
-from .evaluate.runner import Arrays, runner
+from .evaluate.runner import BATCH_ROWS, Arrays, runner
+from .footprint import footprint
 from .formats import check_operators, others
 from .job import Inputs, bring_inputs, probe_memory, probe_timeout
 from .judge import Court, Trial, serving_session
 from .learn import Learner
 from .measure import Judges, Lab
-from .memory import whole
+from .memory import Runs, plan_runs, predict, sizes_of, whole
 from .progress import Report
 from .steps.prepare import prepare
 from .steps.selection import check_names
@@ -84,8 +85,9 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
     check_names(job.compression.steps or (), model.proto, prepared)
     _check_formats(job, inputs, prepared)
     size, samples = model.size_bytes, inputs.validation.samples
-    threads = _threads(size, samples)
-    report(Progress(stage="source", message=f"quality on {samples} samples"))
+    runs = _runs(job, inputs, prepared)
+    threads = _threads(size, samples, runs)
+    report(Progress(stage="source", message=f"quality on {counted(samples, 'sample')}"))
     evaluator = Evaluator(
         runner(serving_session(model.path, threads)),
         inputs.validation,
@@ -93,6 +95,8 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
         work_dir=work_dir,
         fixed_batch=model.fixed_batch,
         seed=job.seed,
+        lanes=_workers(job.workers, size, samples, runs),
+        most_rows=runs.rows,
     )
     rows = model.fixed_batch or 1
     one = runner(serving_session(model.path, 1))
@@ -115,7 +119,7 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
     deadline = Deadline.of(job, began)
     cache = Cache.at(job.cache_dir, "", work_dir)
     if cache.on:
-        cache = Cache.at(job.cache_dir, _context(job, inputs, threads), work_dir)
+        cache = Cache.at(job.cache_dir, _context(job, inputs, threads, evaluator.rows), work_dir)
     learner = Learner(
         data=_training(job, inputs),
         students={index: student.proto for index, student in inputs.students.items()},
@@ -133,8 +137,11 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
         seed=job.seed,
         report=report,
         learner=learner,
+        compensates=job.data.calibration is not None,
+        batch=model.fixed_batch or 1,
+        threads=workers_for(host.cores(), host.memory_left(), size, runs.run_bytes),
     )
-    judges = _judges(court, job.workers, size, samples)
+    judges = _judges(court, _workers(job.workers, size, samples, runs))
     lab = Lab(builder=builder, bench=bench, judges=judges, cache=cache, deadline=deadline, report=report)
     return Setup(inputs, golden, lab, deadline, inputs.warnings)
 
@@ -144,25 +151,43 @@ def _check_formats(job: JobSpec, inputs: Inputs, prepared: Any) -> None:
     if not others(job.formats):
         return
     feeds = inputs.validation.take(CALIBRATION_ROWS * (inputs.model.fixed_batch or 1), job.seed)
-    check_operators(whole(prepared, "another format than ONNX"), job.formats, feeds)
+    check_operators(whole(prepared, "another format than ONNX"), job.formats, feeds, origins=inputs.origins)
     for index, student in inputs.students.items():
         what = f"the student of compression.steps[{index}]"
         check_operators(whole(prepare(student.proto), what), job.formats, feeds, what=what)
 
 
-def _threads(size: int, samples: int) -> int:
+def _runs(job: JobSpec, inputs: Inputs, prepared: Any) -> Runs:
+    """Of a large model memory is told tensor by tensor (`memory`): beside its weights a batch is little."""
+    sizes = sizes_of(inputs.model.path)
+    if sizes.large:
+        return Runs(BATCH_ROWS, 2, 0, 0)
+    lanes = job.workers or (host.cores() if _worth_workers(inputs.model.size_bytes, inputs.validation.samples) else 1)
+    request = footprint(prepared, inputs.validation.take(inputs.model.fixed_batch or 1, job.seed))
+    return plan_runs(request, predict(sizes, job.compression.steps, job.formats), inputs.allowed, lanes=lanes)
+
+
+def _worth_workers(size: int, samples: int) -> bool:
+    return size * samples >= WORTH_WORKERS
+
+
+def _threads(size: int, samples: int, runs: Runs) -> int:
     """Of one session. With workers the cores are theirs: the sessions of as many as could ever run share them."""
     cores = host.cores()
-    workers = workers_for(cores, host.memory_limit(), size) if size * samples >= WORTH_WORKERS else 1
+    workers = workers_for(cores, host.memory_limit(), size, runs.run_bytes) if _worth_workers(size, samples) else 1
     return max(1, min(QUALITY_THREADS, cores // workers))
 
 
-def _judges(court: Court, wanted: int | None, size: int, samples: int) -> Judges:
-    count = wanted
-    if count is None:
-        worth = size * samples >= WORTH_WORKERS
-        count = workers_for(host.cores(), host.memory_left(), size) if worth else 1
+def _judges(court: Court, count: int) -> Judges:
     return Workers(court, count) if count > 1 else Here(court)
+
+
+def _workers(wanted: int | None, size: int, samples: int, runs: Runs) -> int:
+    if wanted is not None:
+        return wanted
+    if runs.lanes == 1 or not _worth_workers(size, samples):
+        return 1
+    return workers_for(host.cores(), host.memory_left(), size, runs.run_bytes)
 
 
 def _training(job: JobSpec, inputs: Inputs) -> TrainingSet | None:
@@ -179,7 +204,7 @@ def _training(job: JobSpec, inputs: Inputs) -> TrainingSet | None:
     )
 
 
-def _context(job: JobSpec, inputs: Inputs, threads: int) -> str:
+def _context(job: JobSpec, inputs: Inputs, threads: int, rows: int) -> str:
     """What decides every candidate's numbers besides its recipe."""
     data = job.data.to_json()
     for part in data.values():
@@ -187,7 +212,7 @@ def _context(job: JobSpec, inputs: Inputs, threads: int) -> str:
             part.pop(place, None)
     here = host.detect()
     files = {what: path for what, path in inputs.files.items() if what != "source"}
-    settings = [inputs.model.sha256, data, job.seed, threads]
+    settings = [inputs.model.sha256, data, job.seed, threads, rows]
     return context_of(files, settings, f"{here.hardware_class} {here.cpu_model} {' '.join(here.features)}")
 
 

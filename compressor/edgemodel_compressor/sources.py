@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from edgemodel_api.edgemodel import RemoteFile
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_api.reasons import DIGEST_MISMATCH, DISK_FULL
 from edgemodel_oci.credentials import Credentials
 from edgemodel_oci.files import put, replacing
@@ -282,8 +282,8 @@ def _require_digest(remote: RemoteFile) -> None:
 def _check_digest(remote: RemoteFile, actual: str, size: int) -> None:
     if remote.sha256 is not None and remote.sha256 != actual:
         raise InputError(
-            f"{remote.shown}: sha256 is {actual} ({size} bytes), but the manifest says {remote.sha256}: if the file is"
-            " the right one, correct the manifest; if not, find out who changed it",
+            f"{remote.shown}: sha256 is {actual} ({counted(size, 'byte')}), but the manifest says {remote.sha256}: if"
+            " the file is the right one, correct the manifest; if not, find out who changed it",
             reason=DIGEST_MISMATCH,
         )
 

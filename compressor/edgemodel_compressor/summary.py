@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Format, Objective
 from edgemodel_api.job import RESULT_LIMIT_BYTES, JobResult, Outcome, SourceSummary, VariantSummary
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_api.report import Candidate, CompressionReport, Conversion, Measurement, Refusal
 
 from . import gates
@@ -84,7 +84,7 @@ def refused(report: CompressionReport) -> JobResult:
 def _none_passes(report: CompressionReport) -> str:
     if Format.ONNX not in report.formats:
         return _no_file_passes(report)
-    tried = f"none of {len(report.candidates)} candidates keeps the budget"
+    tried = f"none of {counted(len(report.candidates), 'candidate')} keeps the budget"
     candidate = nearest(report.candidates)
     if candidate is None:
         return f"{tried}: nothing could be built; add steps, or widen the budget"
@@ -100,7 +100,9 @@ def _no_file_passes(report: CompressionReport) -> str:
     if not tried:
         return f"not one {formats} file was made: add calibration data, or widen the budget"
     near = min(tried, key=lambda c: (math.inf if c.quality_drop is None else c.quality_drop, c.size_bytes, c.name))
-    return f"none of {len(tried)} {formats} files keeps the budget; the nearest is {near.name}: {near.message}"
+    return (
+        f"none of {counted(len(tried), f'{formats} file')} keeps the budget; the nearest is {near.name}: {near.message}"
+    )
 
 
 def failed(outcome: Outcome, reason: str, message: str) -> JobResult:

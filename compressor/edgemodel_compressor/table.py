@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from edgemodel_api.hardware import HardwareClass
+from edgemodel_api.quantities import counted
 from edgemodel_api.report import Candidate, Measurement
 
 from .bench import Outcome
@@ -32,7 +33,7 @@ def table(
 def _row(o: Outcome, platforms: Sequence[str], *, on_front: bool, chosen: bool) -> Candidate:
     notes = list(o.notes)
     if not o.complete and o.measurement is not None:
-        notes.append(f"a first look at {o.measurement.samples} samples only: not followed up")
+        notes.append(f"a first look at {counted(o.measurement.samples or 0, 'sample')} only: not followed up")
     return Candidate(
         name=o.name,
         encoding=o.recipe.encoding,

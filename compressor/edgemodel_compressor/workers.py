@@ -34,8 +34,14 @@ WORKER_BYTES = 300 * 2**20
 FILE_FACTOR = 4
 
 
-def workers_for(cores: int, memory_bytes: int, file_bytes: int) -> int:
+def workers_for(cores: int, memory_bytes: int, file_bytes: int, run_bytes: int = 0) -> int:
     """How many workers: not more than cores, nor than fit into the memory that is free.
+
+    Args:
+        cores: that may be kept busy.
+        memory_bytes: that may be taken.
+        file_bytes: of the largest file.
+        run_bytes: that running it takes.
 
     >>> workers_for(8, 2**30, 2**20), workers_for(8, 2**40, 2**20), workers_for(1, 2**40, 1)
     (3, 8, 1)
@@ -43,11 +49,14 @@ def workers_for(cores: int, memory_bytes: int, file_bytes: int) -> int:
     if file_bytes >= LARGE_BYTES:
         # One after the other: a Job's memory is told beforehand for one session of a large model.
         return 1
-    return max(1, min(cores, memory_bytes // (WORKER_BYTES + FILE_FACTOR * file_bytes)))
+    return max(1, min(cores, memory_bytes // (WORKER_BYTES + FILE_FACTOR * file_bytes + run_bytes)))
 
 
 class Here:
     """No workers: each task is done when it is submitted."""
+
+    #: Tasks at a time.
+    count = 1
 
     def __init__(self, court: Court) -> None:
         self._court = court
@@ -72,7 +81,7 @@ class Workers:
     """Some processes, started when the first task comes."""
 
     def __init__(self, court: Court, count: int) -> None:
-        self._court, self._count = court, count
+        self._court, self.count = court, count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="judge")
         self._mine = threading.local()
         self._all: list[_Worker] = []

@@ -27,6 +27,9 @@ Arrays = dict[str, Array]
 
 #: Norms below this count as this: an all-zero answer of the source must not divide by zero.
 NORM_FLOOR = 1e-12
+#: Share of the usual norm of the source's answers below which an answer is nothing: what it is off by is noise, which
+#: differs from CPU to CPU. (A detector that finds nothing answers with numbers near 0.)
+NOTHING = 1e-3
 #: The most that a node expands from a golden file (256 KiB, where one case is not larger than that).
 LOAD_LIMIT_BYTES = 64 * 2**20
 _MEMBER_LIMIT = 512
@@ -125,8 +128,9 @@ def compare(node_outputs: Mapping[str, Array], npz_path: str | os.PathLike[str])
 def compare_outputs(actual: Mapping[str, Array], expected: Mapping[str, Array], cases: int) -> GoldenScore:
     """Judge answers against the source's; the formulas are those of `edgemodel_api.artifact.Golden`.
 
-    Floats: mean over the cases of ‖actual − expected‖₂ / max(‖expected‖₂, 1e-12). Other types (labels, indices,
-    strings), where a distance means nothing: the mean share of elements that differ.
+    Floats: mean over the cases of ‖actual − expected‖₂ / max(‖expected‖₂, 1e-3 · r), r the root mean square of
+    ‖expected‖₂ over the cases. Other types (labels, indices, strings), where a distance means nothing: the mean share of
+    elements that differ.
     """
     error = 0.0
     for name, want in expected.items():
@@ -140,6 +144,12 @@ def compare_outputs(actual: Mapping[str, Array], expected: Mapping[str, Array], 
 def classifier_like(output: Array) -> bool:
     """Whether an arg max over the last axis means anything: floats, rank ≥ 2, at least two classes."""
     return bool(np.issubdtype(output.dtype, np.floating) and output.ndim >= 2 and output.shape[-1] >= 2)
+
+
+def nothing_below(squares: npt.NDArray[np.float64]) -> float:
+    """The norm of an answer that is as good as none, from the squared norms of all the source's answers; 0: not known."""
+    usual = float(np.sqrt(squares.mean())) if squares.size else 0.0
+    return NOTHING * usual if math.isfinite(usual) else 0.0
 
 
 def case_errors(got: Array, want: Array, cases: int) -> npt.NDArray[np.float64]:
@@ -160,7 +170,7 @@ def case_errors(got: Array, want: Array, cases: int) -> npt.NDArray[np.float64]:
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.linalg.norm(np.where(same, 0.0, x - y), axis=1)
         norm = np.linalg.norm(np.where(np.isfinite(y), y, 0.0), axis=1)
-        relative: npt.NDArray[np.float64] = distance / np.maximum(norm, NORM_FLOOR)
+        relative: npt.NDArray[np.float64] = distance / np.maximum(norm, max(NORM_FLOOR, nothing_below(norm**2)))
     return np.where(np.isnan(relative), math.inf, relative)
 
 

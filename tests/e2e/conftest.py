@@ -3,6 +3,7 @@
     make e2e                                     the test bed of this machine (root, Go), which stays up
     KUBECONFIG=… EDGEMODEL_E2E_VALUES=values.yaml python -m pytest tests/e2e
                                                  your own cluster (kind, K3s), with images that its nodes can pull
+    EDGEMODEL_E2E_PATIENCE=4 make e2e            on a machine that has other work: everything may take four times as long
 
 The files share the release and, where their docstring says so, the model that `digits_model` rolled out. They run in the
 order of `ORDER`: test_chart, which installs and uninstalls by itself, is the last one.
@@ -23,14 +24,15 @@ import yaml
 
 from .digits import Digits
 from .dump import dump
-from .kube import CommandError, Kube, wait
+from .kube import PATIENCE, CommandError, Kube, wait
 from .model import Model, steps
 from .place import Bed, find
+from .prometheus import Prometheus
 from .release import NAMESPACE, Release, image_values, merged
 
 ORDER = (
-    "test_rollout", "test_load", "test_bad_on_one", "test_cut_off", "test_killed", "test_job_ends", "test_sources",
-    "test_delete", "test_metrics", "test_autonomy", "test_images", "test_chart",
+    "test_rollout", "test_load", "test_tflite", "test_bad_on_one", "test_cut_off", "test_killed", "test_job_ends",
+    "test_sources", "test_delete", "test_metrics", "test_autonomy", "test_images", "test_chart",
 )  # fmt: skip
 #: All nodes with an agent; and those that are not emulated, for stories that need no third node to be told quickly.
 ALL = {"matchLabels": {"edgemodel.dev/agent": "true"}}
@@ -45,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in ours:
         item.add_marker(pytest.mark.cluster)
         item.add_marker(pytest.mark.xdist_group("cluster"))
-        if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIMEOUT))
+        given = item.get_closest_marker("timeout")
+        item.add_marker(pytest.mark.timeout((given.args[0] if given else TIMEOUT) * PATIENCE), append=False)
     # Of files, not of tests; other folders' stay where they are, before ours.
     ours.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else len(ORDER) - 1.5)
     items[:] = [item for item in items if item not in ours] + ours
@@ -104,6 +106,15 @@ def bed(place: Place) -> Bed:
             "needs the test bed: on a cluster of your own nobody can pull cables or reach this machine from pods"
         )
     return place.bed
+
+
+@pytest.fixture(scope="session")
+def prometheus(place: Place) -> Prometheus:
+    """The one that scrapes it."""
+    url = place.bed.prometheus if place.bed is not None else os.environ.get("EDGEMODEL_E2E_PROMETHEUS", "")
+    if not url:
+        pytest.skip("EDGEMODEL_E2E_PROMETHEUS is not set: the URL of the Prometheus that scrapes your cluster")
+    return Prometheus(url)
 
 
 # --- the release
@@ -271,7 +282,7 @@ def spec_of(sources: dict[str, Any], selector: dict[str, Any], **changed: Any) -
         "compression": steps(60),
         "nodePool": {"selector": selector},
         # An emulated CPU takes its time to be measured.
-        "healthCheck": {"timeout": "180s"},
+        "healthCheck": {"timeout": f"{180 * PATIENCE:.0f}s"},
         "rollout": {"waves": [{"nodes": 1, "soak": "2s"}, {"nodes": "100%"}], "maxUnavailable": 1, "maxFailures": 0},
         **changed,
     }

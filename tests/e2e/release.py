@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .kube import ROOT, CommandError, Kube
+from .kube import PATIENCE, ROOT, CommandError, Kube
 
 CHART = ROOT / "charts" / "edgemodel"
 NAME, NAMESPACE = "edgemodel", "edgemodel-system"
 #: Of helm, and of pods; on an emulated CPU a Python program with its libraries takes its time.
-PATIENCE = "240s"
+HELM_PATIENCE = f"{240 * PATIENCE:.0f}s"
 
 Values = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Release:
     def uninstall(self) -> None:
         """`helm uninstall`, if it is there."""
         if self.status():
-            self.kube.helm("uninstall", NAME, "-n", NAMESPACE, "--wait", "--timeout", PATIENCE)
+            self.kube.helm("uninstall", NAME, "-n", NAMESPACE, "--wait", "--timeout", HELM_PATIENCE)
 
     def status(self) -> str:
         """deployed, failed, pending-install, …; empty: not there."""
@@ -78,16 +78,16 @@ class Release:
         command = [
             "upgrade", "--install", NAME, CHART, "-n", NAMESPACE, "--create-namespace", "-f", "-",
             # CRDs that somebody applied by hand (tests/cluster does) become the release's.
-            "--take-ownership", "--wait", "--timeout", PATIENCE,
+            "--take-ownership", "--wait", "--timeout", HELM_PATIENCE,
         ]  # fmt: skip
         self.kube.helm(*command, input_text=json.dumps(values), timeout=300)
         # Helm counts a DaemonSet as there when most of its pods are.
         for daemons in self.kube.items("-n", NAMESPACE, "daemonsets"):
             name = daemons["metadata"]["name"]
-            self.kube.kubectl("-n", NAMESPACE, "rollout", "status", f"daemonset/{name}", f"--timeout={PATIENCE}")
+            self.kube.kubectl("-n", NAMESPACE, "rollout", "status", f"daemonset/{name}", f"--timeout={HELM_PATIENCE}")
 
     def _clear_broken(self) -> None:
         """What a killed run left half done is in helm's way."""
         if (status := self.status()) and status not in ("deployed", "failed"):
             with contextlib.suppress(CommandError):
-                self.kube.helm("uninstall", NAME, "-n", NAMESPACE, "--no-hooks", "--wait", "--timeout", PATIENCE)
+                self.kube.helm("uninstall", NAME, "-n", NAMESPACE, "--no-hooks", "--wait", "--timeout", HELM_PATIENCE)

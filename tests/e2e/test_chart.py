@@ -21,7 +21,7 @@ import yaml
 from .conftest import Place, a_namespace, spec_of
 from .kube import CommandError, Kube, wait
 from .model import Model, steps
-from .release import CHART, NAME, NAMESPACE, PATIENCE, Release, image_values, merged
+from .release import CHART, HELM_PATIENCE, NAME, NAMESPACE, Release, image_values, merged
 
 VOLUME = "edgemodel-test-registry"
 FINALIZER = "edgemodel.dev/nodes"
@@ -200,11 +200,11 @@ def older_chart(tmp_path: Path) -> Path:
 def upgrade(kube: Kube, chart: Path, values: dict[str, Any]) -> None:
     """As a user does."""
     command = ("upgrade", "--install", NAME, chart, "-n", NAMESPACE, "--create-namespace", "-f", "-",
-               "--take-ownership", "--wait", "--timeout", PATIENCE)  # fmt: skip
+               "--take-ownership", "--wait", "--timeout", HELM_PATIENCE)  # fmt: skip
     kube.helm(*command, input_text=json.dumps(values))
     for daemons in kube.items("-n", NAMESPACE, "daemonsets"):
         name = daemons["metadata"]["name"]
-        kube.kubectl("-n", NAMESPACE, "rollout", "status", f"daemonset/{name}", f"--timeout={PATIENCE}")
+        kube.kubectl("-n", NAMESPACE, "rollout", "status", f"daemonset/{name}", f"--timeout={HELM_PATIENCE}")
 
 
 def columns(kube: Kube) -> set[str]:
@@ -258,7 +258,7 @@ def test_install_upgrade_uninstall(
         assert set(model.running().values()) == revision
         assert {j["metadata"]["uid"] for j in model.jobs()} <= jobs
 
-        kept = kube.helm("uninstall", NAME, "-n", NAMESPACE, "--wait", "--timeout", PATIENCE)
+        kept = kube.helm("uninstall", NAME, "-n", NAMESPACE, "--wait", "--timeout", HELM_PATIENCE)
         assert "PersistentVolumeClaim" in kept
         remaining = {
             "CustomResourceDefinition/edgemodels.edgemodel.dev",

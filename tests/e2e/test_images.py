@@ -26,6 +26,13 @@ IMAGES = {
     "agent": ("agent", "edgemodel_agent.command"),
     "agent-arm64": ("agent", "edgemodel_agent.command"),
 }
+#: What each loads only when it is needed: a file that was stripped from one of them too much would show in a Job, or on a node.
+LIBRARIES = {
+    "operator": [],
+    "compressor": ["onnxruntime", "jax", "optax", "ai_edge_litert.interpreter", "coremltools"],
+    "agent": ["onnxruntime", "ai_edge_litert.interpreter"],
+    "agent-arm64": ["onnxruntime", "ai_edge_litert.interpreter"],
+}
 #: Runs in each image; prints one object as its last line.
 PROGRAM = """
 import importlib, importlib.metadata, json, os, pathlib, platform, shutil, subprocess, sys
@@ -68,6 +75,7 @@ print(json.dumps({
     "slow": [str(p) for p in files if p.suffix == ".py" and not list((p.parent / "__pycache__").glob(p.stem + ".*.pyc"))],
     "help": [help.returncode, help.stdout, help.stderr],
     "onnxruntime": there("onnxruntime"),
+    "libraries": [module for module in sys.argv[2:] if there(module)],
     "telemetry": os.environ.get("ORT_DISABLE_TELEMETRY"),
 }))
 """
@@ -101,7 +109,7 @@ def pod(bed: Bed, name: str, image: str) -> dict[str, Any]:
     container = {
         "name": "main",
         "image": image,
-        "command": ["python", "-c", PROGRAM, IMAGES[name][1]],
+        "command": ["python", "-c", PROGRAM, IMAGES[name][1], *LIBRARIES[name]],
         "securityContext": {
             "runAsNonRoot": True,
             "allowPrivilegeEscalation": False,
@@ -136,6 +144,12 @@ def test_runs_as_nobody_with_nothing_to_write(inside: dict[str, dict[str, Any]],
     assert (code, complaint) == (0, "")
     assert "usage:" in text.lower()
     assert found["telemetry"] == "1"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_what_is_imported_late_can_be_imported(inside: dict[str, dict[str, Any]], image: str) -> None:
+    wanted = [m for m in LIBRARIES[image] if m != "coremltools" or platform.machine() == "x86_64"]
+    assert inside[image]["libraries"] == wanted
 
 
 @pytest.mark.parametrize("image", IMAGES)

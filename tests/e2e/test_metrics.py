@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -14,38 +13,8 @@ import pytest
 from .kube import wait
 from .model import steps
 
-Found = dict[tuple[str, ...], float]
-#: Two scrapes, and a pass.
-PATIENCE = 40
 REHEARSAL = json.dumps({"fault": "WrongOutput", "at": "Check", "after": 1})
 BAD = "edge-2"
-
-
-class Prometheus:
-    """Asks; the answers are by the labels that the query's `by (…)` names, in alphabetical order."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def ask(self, query: str) -> Found:
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=10).json()
-        assert answer["status"] == "success", answer
-        return {
-            tuple(v for k, v in sorted(one["metric"].items()) if k != "__name__"): float(one["value"][1])
-            for one in answer["data"]["result"]
-        }
-
-    def until(self, query: str, good: Callable[[Found], bool], seconds: float = PATIENCE) -> Found:
-        wait(lambda: good(self.ask(query)), lambda: f"{query}: {self.ask(query)}", seconds, 1)
-        return self.ask(query)
-
-
-@pytest.fixture(scope="session")
-def prometheus(place) -> Prometheus:
-    url = place.bed.prometheus if place.bed is not None else os.environ.get("EDGEMODEL_E2E_PROMETHEUS", "")
-    if not url:
-        pytest.skip("EDGEMODEL_E2E_PROMETHEUS is not set: the URL of the Prometheus that scrapes your cluster")
-    return Prometheus(url)
 
 
 def once(series: str) -> str:

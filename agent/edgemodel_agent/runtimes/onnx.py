@@ -50,9 +50,15 @@ class OnnxRuntime:
         idle server takes no CPU.
 
         Raises:
-            InputError: onnxruntime cannot load the file, or its inputs or outputs are not tensors.
+            InputError: onnxruntime is not here or cannot load the file, or its inputs or outputs are not tensors.
         """
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(
+                f"this is an ONNX model, and onnxruntime is not installed on this node ({_last_line(error)}): install it, or"
+                " add TFLite to the formats of the model (arm/v7 has no onnxruntime)"
+            ) from None
 
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +14,7 @@ from edgemodel_cli import compression, results, tables
 from edgemodel_cli.compression import Compression
 from edgemodel_cli.embedded.loop import InterruptedRunError
 from edgemodel_cli.embedded.out_folder import REPORT_HTML
-from edgemodel_cli.embedded.signals import exit_code
+from edgemodel_cli.embedded.signals import exit_code, stopped_by
 from edgemodel_cli.given_files import MODEL_SUFFIXES
 from edgemodel_cli.manifest_file import ManifestFile, read_manifest
 from edgemodel_cli.model_options import ModelOptions, in_options, prepared
@@ -51,10 +50,11 @@ def compress(options: Options) -> int:
                 progress=reporter.job,
                 say=reporter.say,
                 signals=True,
+                words=in_options if options.model is not None else str,
             )
         except InterruptedRunError as interruption:
             reporter.close()
-            print(f"edgemodel: stopped by {signal.Signals(interruption.number).name}", file=sys.stderr)
+            print(stopped_by(interruption.number), file=sys.stderr)
             return exit_code(interruption.number)
         except InputError as error:
             if options.model is None:
@@ -83,6 +83,7 @@ def _manifest(options: Options) -> ManifestFile:
 
 def _print(done: Compression, *, as_json: bool) -> None:
     result, report, out, files = done.result, done.report, done.out, done.files
+    told = done.message if not done.accepted else done.words(f"no ONNX file: {done.left_out}") if done.left_out else ""
     if as_json:
         found: dict[str, Any] = {
             "ready": done.accepted,
@@ -96,14 +97,14 @@ def _print(done: Compression, *, as_json: bool) -> None:
                 platform: {f.format.value: str(out / f.name) for f in (file, *file.beside)}
                 for platform, file in files.items()
             },
-            "reason": "" if done.accepted else f"{result.reason}: {result.message}",
+            "reason": told,
         }
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         console = tables.output_console()
-        console.print(tables.variants_table(done.rows, report.quality if report else None))
-        console.print(tables.warnings_lines(report))
-        console.print(tables.diagnosis_lines(report))
+        console.print(tables.variants_table(done.rows, *tables.basis(report)))
+        console.print(tables.warnings_lines(report, done.words))
+        console.print(tables.diagnosis_lines(report, done.words))
         for platform, file in files.items():
             for one in (file, *file.beside):
                 line = f"{platform}: {out / one.name} ({one.variant})"
@@ -111,5 +112,5 @@ def _print(done: Compression, *, as_json: bool) -> None:
         if done.accepted:
             where = f"Artifact: {done.reference}\nReport: {out / REPORT_HTML}"
             console.print(where, markup=False, highlight=False, soft_wrap=True)
-    if not done.accepted:
-        print(f"edgemodel: {result.reason}: {result.message}", file=sys.stderr)
+    if told:
+        print(f"edgemodel: {told}", file=sys.stderr)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,15 +14,16 @@ from rich.console import Console
 
 from edgemodel_api import reasons
 from edgemodel_api.errors import EXIT_OK, InputError, RefusedError, TransientError
+from edgemodel_api.quantities import counted
 from edgemodel_cli import results, tables
 from edgemodel_cli.embedded.lock import workdir_lock
 from edgemodel_cli.embedded.loop import InterruptedRunError, Run
 from edgemodel_cli.embedded.reports import html_report, read_report
-from edgemodel_cli.embedded.signals import exit_code, on_signals
+from edgemodel_cli.embedded.signals import exit_code, on_signals, stopped_by
 from edgemodel_cli.embedded.workdir import Workdir, disk_error, workdir_for
 from edgemodel_cli.ending import End
 from edgemodel_cli.manifest_file import read_manifest
-from edgemodel_cli.nodes_file import LocalNode, check_port, choose_nodes
+from edgemodel_cli.nodes_file import check_port, choose_nodes
 from edgemodel_cli.progress import reporting
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def run(options: Options) -> int:
     workdir.make()
     try:
         with workdir_lock(workdir.root, f"run -f {options.file}"), reporting() as reporter:
-            reporter.say(f"{manifest.model.key} on {counted(nodes)}, in {workdir.root}")
+            reporter.say(f"{manifest.model.key} on {counted(len(nodes), 'local node')}, in {workdir.root}")
             embedded = Run(workdir, manifest, nodes, reporter, approve=options.approve, retry=options.retry)
             return _run(embedded, options)
     except BrokenPipeError:  # of our output, not of a disk
@@ -70,18 +69,13 @@ def run(options: Options) -> int:
         raise disk_error(f"--workdir {workdir.root}", error) from error
 
 
-def counted(nodes: Sequence[LocalNode]) -> str:
-    """`1 local node`, `3 local nodes`."""
-    return f"{len(nodes)} local node{'' if len(nodes) == 1 else 's'}"
-
-
 def _run(embedded: Run, options: Options) -> int:
     try:
         end, outcome = _rolled_out(embedded, options)
     except InterruptedRunError as interruption:
         embedded.reporter.close()
         going_on = "; the nodes go on serving" if interruption.serving else ""
-        print(f"edgemodel: stopped by {signal.Signals(interruption.number).name}{going_on}", file=sys.stderr)
+        print(f"{stopped_by(interruption.number)}{going_on}", file=sys.stderr)
         return exit_code(interruption.number)
     embedded.reporter.close()
     if end.code not in (EXIT_OK, RefusedError.exit_code):
@@ -163,7 +157,7 @@ def _print(embedded: Run, end: End, outcome: Shown, options: Options) -> None:
         report = read_report(embedded.workdir, embedded.revision)
         console = tables.output_console()
         if outcome.variants:
-            console.print(tables.variants_table(outcome.variants, report.quality if report else None))
+            console.print(tables.variants_table(outcome.variants, *tables.basis(report)))
             console.print(tables.warnings_lines(report))
         console.print(tables.diagnosis_lines(report))
         console.print(tables.nodes_table(outcome.nodes))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgemodel_api.edgemodel import EdgeModel, Format, PruneStep, RemoteFile, Step, Structure
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_cli.embedded.secrets import VOLUMES_VARIABLE, secret_of
 from edgemodel_cli.manifest_file import ManifestFile, read_manifest, remote_files
 from edgemodel_cli.preview import short_of_all
@@ -57,7 +57,8 @@ def understood(manifest: ManifestFile) -> Iterator[str]:
     waves = ", then ".join(f"{w.nodes} (soak {w.soak})" for w in spec.rollout.waves)
     yield f"  {'waves':18} {waves}"
     limits = (
-        f"at most {spec.rollout.max_unavailable} unavailable, rolled back beyond {spec.rollout.max_failures} failures"
+        f"at most {spec.rollout.max_unavailable} unavailable, rolled back beyond"
+        f" {spec.rollout.max_failures} failure{'' if spec.rollout.max_failures == 1 else 's'}"
     )
     yield f"  {'limits':18} {limits}; approval {spec.rollout.approval}"
     selector = spec.node_pool.selector.to_json()
@@ -90,13 +91,13 @@ def _step(step: Step) -> str:
         return f"quantize {step.quantize.precision} ({step.quantize.scope}, activations {step.quantize.activations})"
     if step.distill is not None:
         of = ", ".join(f"{k} {v}" for k, v in step.distill.student.to_json().items() if k != "sha256")
-        return f"distill {step.distill.method} ({of}; {step.distill.epochs} epochs)"
+        return f"distill {step.distill.method} ({of}; {counted(step.distill.epochs, 'epoch')})"
     return "nothing"
 
 
 def _prune(step: PruneStep) -> str:
     how = step.pattern or f"{step.sparsity} {'of the channels' if step.structure is Structure.CHANNELS else ''}".strip()
-    recover = f"; {step.recover.epochs} epochs of learning after it" if step.recover is not None else ""
+    recover = f"; {counted(step.recover.epochs, 'epoch')} of learning after it" if step.recover is not None else ""
     return f"prune {how} ({step.method}, {step.granularity}{recover})"
 
 

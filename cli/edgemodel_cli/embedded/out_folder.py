@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +19,7 @@ from edgemodel_api.job import JobResult, VariantSummary
 from edgemodel_api.report import CompressionReport
 from edgemodel_cli.results import SOURCE
 
-from .workdir import explained
+from .staging import OLD
 
 if TYPE_CHECKING:
     from edgemodel_oci.repository import Repository
@@ -68,15 +67,6 @@ def _strangers(out: Path) -> list[str]:
     return [p.name for p in found if not p.is_file() or p.is_symlink() or not named(p)]
 
 
-def staging_folder(out: Path) -> Path:
-    """A folder on the same disk, so that the last step is a rename."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {explained(error)}") from None
-
-
 def best_variant(
     variants: tuple[VariantSummary, ...],
     platform: str,
@@ -110,9 +100,22 @@ class ModelFile(NamedTuple):
 
 
 def complete(
-    layout: Path, model: EdgeModel, result: JobResult, report: CompressionReport | None
+    layout: Path,
+    model: EdgeModel,
+    result: JobResult,
+    report: CompressionReport | None,
+    *,
+    without: Collection[Format] = (),
 ) -> dict[str, ModelFile]:
-    """Write what lies beside the image layout; platform → its model file, and beside it those of its other formats."""
+    """Write what lies beside the image layout; platform → its model file, and beside it those of its other formats.
+
+    Args:
+        layout: that the Job wrote.
+        model: that was compressed.
+        result: of the Job.
+        report: of the Job.
+        without: formats of which nothing keeps the budget on this machine.
+    """
     from edgemodel_oci.reference import Reference
     from edgemodel_oci.repository import open_repository
 
@@ -122,7 +125,7 @@ def complete(
     files: dict[str, ModelFile] = {}
     for platform in sorted({v.platform for v in result.variants}):
         found = []
-        for model_format in Format:
+        for model_format in (f for f in Format if f not in without):
             best = best_variant(result.variants, platform, here, chosen, model_format=model_format)
             if best is not None and best.digest is not None:
                 found.append(ModelFile(folder.unpacked(best.digest, platform, model_format), best.name, model_format))
@@ -176,7 +179,7 @@ class _Folder:
 
 def publish(made: Path, out: Path) -> None:
     """Put the complete folder in the place of the old one."""
-    aside = made.parent / "old"
+    aside = made.parent / OLD
     if out.exists():
         os.rename(out, aside)
     try:

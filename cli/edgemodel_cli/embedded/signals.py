@@ -16,6 +16,15 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
+def stopped_by(number: int) -> str:
+    """What every command says of its end by a signal.
+
+    >>> stopped_by(2)
+    'edgemodel: stopped by SIGINT'
+    """
+    return f"edgemodel: stopped by {signal.Signals(number).name}"
+
+
 @contextmanager
 def on_signals(first: Callable[[int], None], second: Callable[[], None]) -> Iterator[None]:
     """Call `first(number)` at the first signal; at the next, `second()`, and end this process."""

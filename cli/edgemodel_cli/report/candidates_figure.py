@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from edgemodel_api.quantities import format_bytes, format_seconds, parse_percent
+from edgemodel_api.quantities import counted, format_bytes, format_seconds, parse_percent
 from edgemodel_api.report import CompressionReport, Measurement
 
 from . import numbers, palette, svg
@@ -316,4 +316,5 @@ def _title(point: Point, report: CompressionReport) -> str:
 
 def _description(report: CompressionReport, shown: Sequence[Point]) -> str:
     counts = ", ".join(f"{sum(p.kind is kind for p in shown)} {kind}" for kind in Kind)
-    return f"Stored size beside quality and latency of {len(shown)} models: {counts}. The table below has the numbers."
+    models = counted(len(shown), "model")
+    return f"Stored size beside quality and latency of {models}: {counts}. The table below has the numbers."

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from edgemodel_api.quantities import format_bytes, format_seconds
+from edgemodel_api.quantities import counted, format_bytes, format_seconds
 from edgemodel_api.report import Layer
 
 from . import palette, svg
@@ -188,6 +188,6 @@ def _title(layer: Layer) -> str:
 
 def _description(sensitive: Sequence[Layer], timed: Sequence[Layer]) -> str:
     return (
-        f"Output error beside stored bytes of {len(sensitive)} layers, and the time of the {len(timed)} slowest ones. The"
-        " table below has the numbers."
+        f"Output error beside stored bytes of {counted(len(sensitive), 'layer')}, and the time of the"
+        f" {counted(len(timed), 'slowest one')}. The table below has the numbers."
     )

@@ -43,14 +43,9 @@ def times(source: float, this: float) -> str:
     return f"{source / this:.1f}×" if source > 0 and this > 0 else NOTHING
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 node`, `3 nodes`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def meaning(basis: QualityBasis) -> str:
     """What the quality numbers of this report say."""
-    samples = f"{basis.samples:,} samples".replace(",", "\u202f")
+    samples = f"{basis.samples:,} sample{'' if basis.samples == 1 else 's'}".replace(",", "\u202f")
     better = "" if basis.higher_is_better else " Lower is better."
     if basis.kind is QualityKind.LABELS:
         return (

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from edgemodel_api.quantities import counted
+
 from . import palette, svg
 from .story import Bar, Phase, Row, Story, counts
 
@@ -51,9 +53,10 @@ def draw(story: Story) -> Markup:
             _bars(axes, story, scale, titles)
         _borders(axes, story, scale)
         _legend(figure, story, height)
-        label = f"{len(story.rows)} nodes in {len(story.borders)} waves over {story.seconds:.0f} seconds"
+        nodes, waves = counted(len(story.rows), "node"), counted(len(story.borders), "wave")
+        label = f"{nodes} in {waves} over {counted(round(story.seconds), 'second')}"
         if story.rolled_back is not None:
-            label += f", rolled back after {story.rolled_back:.0f} seconds"
+            label += f", rolled back after {counted(round(story.rolled_back), 'second')}"
         return svg.to_svg(figure, prefix="r-", label=label, titles=titles)
 
 

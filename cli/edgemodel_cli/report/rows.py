@@ -9,11 +9,12 @@ from typing import NamedTuple
 from edgemodel_api.edgemodel import EdgeModel
 from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode, ModelStatus, TargetState
-from edgemodel_api.quantities import format_bytes, format_seconds
+from edgemodel_api.quantities import counted, format_bytes, format_seconds
 from edgemodel_api.report import Candidate, CompressionReport, Conversion, Layer, Measurement, Verification
+from edgemodel_cli.results import AS_GIVEN, original_name, original_text
 from edgemodel_cli.timeline import OFFLINE, NodeChange
 
-from .numbers import NOTHING, counted, interval, percent, quality, times
+from .numbers import NOTHING, interval, percent, quality, times
 from .view import SOURCE
 
 
@@ -139,7 +140,31 @@ def candidate_rows(report: CompressionReport, chosen: frozenset[str]) -> tuple[C
     listed = next((c for c in report.candidates if c.name == SOURCE), Candidate(name=SOURCE, accepted=True))
     rest = [c for c in report.candidates if c.name != SOURCE]
     rest.sort(key=lambda c: (c.name not in chosen, not c.accepted, _size(c), c.name))
-    return tuple(_candidate(report, c, chosen) for c in (listed.replace(measurement=report.source), *rest))
+    source, *others = (_candidate(report, c, chosen) for c in (listed.replace(measurement=report.source), *rest))
+    return (source, *_original(report), *others)
+
+
+def _original(report: CompressionReport) -> tuple[CandidateRow, ...]:
+    """The user's file, where the source was read from one that is no ONNX file."""
+    given = report.original
+    if given is None:
+        return ()
+    numbers = [
+        Cell(format_bytes(given.size_bytes), given.size_bytes, times(report.source.size_bytes, given.size_bytes))
+        if given.size_bytes
+        else Cell(NOTHING),
+        Cell(format_bytes(given.file_bytes) if given.file_bytes else NOTHING, given.file_bytes or None),
+    ]
+    empty = (Cell(NOTHING),) * (len(CANDIDATE_COLUMNS) - len(numbers))
+    return (
+        CandidateRow(
+            name=original_name(given),
+            recipe=AS_GIVEN,
+            verdict=SOURCE,
+            cells=(*numbers, *empty),
+            messages=(original_text(given), *given.notes),
+        ),
+    )
 
 
 def _size(candidate: Candidate) -> float:
@@ -158,11 +183,15 @@ def _candidate(report: CompressionReport, candidate: Candidate, chosen: frozense
     places = ", ".join(candidate.hardware_classes or candidate.platforms) or "any"
     return CandidateRow(
         name=candidate.name,
-        recipe="as given" if source else _recipe(candidate),
+        recipe=_as_read(report) if source else _recipe(candidate),
         verdict=verdict,
         cells=(*numbers, Cell(places)),
         messages=(*messages, *(f"Repaired: {r}" for r in candidate.repairs), *candidate.notes),
     )
+
+
+def _as_read(report: CompressionReport) -> str:
+    return AS_GIVEN if report.original is None else f"as read from {report.original.format.value}"
 
 
 def _recipe(candidate: Candidate) -> str:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgemodel_api.report import Candidate, CompressionReport, Conversion, Diagnosis, Layer, Measurement, Verification
+from edgemodel_api.report import (
+    Candidate,
+    CompressionReport,
+    Conversion,
+    Diagnosis,
+    Layer,
+    Measurement,
+    Original,
+    Verification,
+)
 
 #: No model, time or ratio that is drawn here is larger.
 LARGEST_BYTES = 2**50
@@ -18,6 +27,7 @@ def sane(report: CompressionReport) -> CompressionReport:
     """The report with numbers that can be drawn: finite, sizes not negative, times positive."""
     return report.replace(
         source=_measurement(report.source),
+        original=None if report.original is None else _original(report.original),
         candidates=tuple(map(_candidate, report.candidates)),
         layers=tuple(map(_layer, report.layers)),
         conversions=tuple(map(_conversion, report.conversions)),
@@ -53,6 +63,15 @@ def _conversion(c: Conversion) -> Conversion:
         agreement=_number(c.agreement),
         quality=_number(c.quality),
         quality_drop=_number(c.quality_drop),
+    )
+
+
+def _original(given: Original) -> Original:
+    return given.replace(
+        size_bytes=_bytes(given.size_bytes),
+        file_bytes=_bytes(given.file_bytes),
+        cases=_bytes(given.cases),
+        max_error=_positive(given.max_error),
     )
 
 

@@ -10,10 +10,10 @@ from edgemodel_api.edgemodel import EdgeModel, Format
 from edgemodel_api.edgemodel_status import VariantStatus
 from edgemodel_api.edgenode import EdgeNode
 from edgemodel_api.meta import get_condition
-from edgemodel_api.quantities import format_bytes, format_seconds
+from edgemodel_api.quantities import counted, format_bytes, format_seconds
 from edgemodel_api.report import Candidate, CompressionReport, Conversion, Measurement
 
-from .numbers import counted, interval, percent, quality, times
+from .numbers import interval, percent, quality, times
 
 SOURCE = "source"
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgemodel_api.artifact import GOLDEN_FILE, GOLDEN_INPUT_PREFIX, GOLDEN_OUTPUT_PREFIX, Golden
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_oci.golden import LOAD_LIMIT_BYTES, GoldenScore, compare_outputs, run_cases
 
 from .runner import Array, Arrays, Batches, Run
@@ -86,7 +87,9 @@ def build_golden(source: Run, data: Batches, *, rows: int, dest_dir: Path, seed:
         InputError: fewer rows than one case needs, cases too large for a node to load, or the source fails on them.
     """
     if data.samples < rows:
-        raise InputError(f"the model takes {rows} samples at a time and the data has {data.samples}: give more")
+        raise InputError(
+            f"the model takes {counted(rows, 'sample')} at a time and the data has {data.samples}: give more"
+        )
     first = data.take(rows, seed)
     answer = run_cases(source, first, rows=rows)
     size = sum(a.nbytes for a in (*first.values(), *map(_plain, answer.values())))

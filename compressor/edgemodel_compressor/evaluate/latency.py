@@ -27,6 +27,8 @@ from .serving import is_large, serve
 
 WARM_UP_ROUNDS = 3
 MIN_ROUNDS = 20
+#: Where a round takes long.
+LEAST_ROUNDS = 5
 MAX_ROUNDS = 400
 ENOUGH_HALF_WIDTH = 0.01
 
@@ -67,6 +69,7 @@ def compare_latency(
     feeds: list[Arrays],
     *,
     seconds: float = 1.5,
+    rounds: int = MIN_ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Time both.
@@ -75,7 +78,8 @@ def compare_latency(
         candidate: one inference.
         source: one inference.
         feeds: one request each; rounds go through them in turn.
-        seconds: stop after this much time, but not before `MIN_ROUNDS` (or four times this much) have passed.
+        seconds: stop after this much time, but not before so many rounds (or four times this much) have passed.
+        rounds: how many.
         clock: seconds, monotonic.
 
     Large models take turns as a whole, each in a process that opens it as a server does (`serving`).
@@ -102,7 +106,7 @@ def compare_latency(
             mine.append(_timed(candidate, feed, clock))
             its.append(_timed(source, feed, clock))
         spent = clock() - started
-        if _enough(np.array(mine), np.array(its), spent, seconds):
+        if _enough(np.array(mine), np.array(its), spent, seconds, rounds):
             break
     a, b = np.array(mine), np.array(its)
     return Comparison(Timing.of(a), Timing.of(b), slowdown(a, b), len(a))
@@ -129,11 +133,11 @@ def slowdown(candidate: Floats, source: Floats) -> Interval:
     return Interval(ratio.value - 1, ratio.low - 1, ratio.high - 1)
 
 
-def _enough(candidate: Floats, source: Floats, spent: float, seconds: float) -> bool:
+def _enough(candidate: Floats, source: Floats, spent: float, seconds: float, least: int) -> bool:
     rounds = len(candidate)
-    if rounds < MIN_ROUNDS:
+    if rounds < least:
         # A model that takes seconds must not hold the Job for minutes: five pairs are the least.
-        return rounds >= 5 and spent >= 4 * seconds
+        return rounds >= LEAST_ROUNDS and spent >= 4 * seconds
     if rounds >= MAX_ROUNDS or spent >= seconds:
         return True
     return rounds % 10 == 0 and slowdown(candidate, source).half_width < ENOUGH_HALF_WIDTH

@@ -6,14 +6,15 @@ class 1 (threshold 0.5); integer or string outputs are taken as the predicted cl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edgemodel_api.edgemodel import Metric
 from edgemodel_api.errors import InputError
-from edgemodel_oci.golden import NORM_FLOOR, classifier_like
+from edgemodel_api.quantities import counted
+from edgemodel_oci.golden import NORM_FLOOR, classifier_like, nothing_below
 
 from .intervals import Floats
 
@@ -28,17 +29,25 @@ class Judge:
         name: what the report calls it.
         metric: how one row is judged.
         k: for TopK.
+        floor: norm of an answer that is as good as none: its direction, and what it is off by, are noise. (A detector
+            that finds nothing answers with numbers near 0, whose cosine says nothing.) See `with_floor`.
     """
 
     name: str
     metric: Metric
     k: int = 1
     agreement: bool = False
+    floor: float = 0.0
 
     @property
     def higher_is_better(self) -> bool:
         """False for MeanSquaredError against labels only; agreement is always a closeness."""
         return self.agreement or self.metric is not Metric.MEAN_SQUARED_ERROR
+
+    @property
+    def reads_classes(self) -> bool:
+        """Whether answers are read as classes."""
+        return self.metric in (Metric.TOP1, Metric.TOPK, Metric.F1)
 
     def keep(self, output: Array) -> Array:
         """What has to be kept of the source's output to judge others by it: classes if they suffice, else all."""
@@ -59,9 +68,22 @@ class Judge:
             case Metric.F1:
                 return predicted_class(output).reshape(-1)
             case Metric.COSINE:
-                return _cosine(output, truth)
+                return _cosine(output, truth, self.floor)
             case Metric.MEAN_SQUARED_ERROR:
-                return _closeness(output, truth) if self.agreement else _squared_error(output, truth)
+                return _closeness(output, truth, self.floor) if self.agreement else _squared_error(output, truth)
+
+    def squares(self, output: Array) -> Floats | None:
+        """Squared norm of each sample's answer, shape [batch], where `with_floor` needs it."""
+        norms = self.agreement and self.metric in (Metric.COSINE, Metric.MEAN_SQUARED_ERROR)
+        return np.asarray((_per_sample(output) ** 2).sum(axis=1)) if norms else None
+
+    def with_floor(self, squares: Floats) -> Judge:
+        """The same, to which answers much smaller than the source's usual ones are nothing.
+
+        Args:
+            squares: of all the source's answers.
+        """
+        return replace(self, floor=nothing_below(squares))
 
     def margins(self, output: Array) -> Floats | None:
         """How far each sample's answer is from another one: shape [batch]; None: the metric knows no such thing.
@@ -69,8 +91,7 @@ class Judge:
         The gap between the scores that decide (first and second class; the k-th and the next), the smallest where a
         sample has several answers. Compression flips answers with a small gap first.
         """
-        classes = self.metric in (Metric.TOP1, Metric.TOPK, Metric.F1)
-        if not classes or not np.issubdtype(output.dtype, np.floating):
+        if not self.reads_classes or not np.issubdtype(output.dtype, np.floating):
             return None
         if output.ndim < 2 or output.shape[-1] == 1:
             return np.asarray(_per_sample(np.abs(output.astype(np.float64) - 0.5)).min(axis=1))
@@ -133,8 +154,8 @@ def check_labels(judge: Judge, labels: Array, output: Array) -> None:
             raise InputError(f"metric {judge.name} needs numbers: labels are {labels.dtype}, the output {output.dtype}")
         if labels[0].size != output[0].size:
             raise InputError(
-                f"labels have {labels[0].size} numbers a sample and the output {output[0].size}: metric {judge.name}"
-                " needs the same; name the output to judge in data.validation.output"
+                f"labels have {counted(labels[0].size, 'number')} a sample and the output {output[0].size}: metric"
+                f" {judge.name} needs the same; name the output to judge in data.validation.output"
             )
         return
     _check_classes(judge, class_labels(labels, output), output)
@@ -152,8 +173,9 @@ def _check_classes(judge: Judge, labels: Array, output: Array) -> None:
     scored = np.issubdtype(output.dtype, np.floating)
     if judge.metric is Metric.TOPK and not (scored and output.ndim == 2 and output.shape[1] > judge.k):
         raise InputError(
-            f"metric TopK with k={judge.k} needs an output [samples, classes] with more than {judge.k} classes; it is"
-            f" {output.dtype} {list(output.shape)}: use Top1, or a smaller k"
+            f"metric TopK with k={judge.k} needs an output [samples, classes] with more than"
+            f" {counted(judge.k, 'class', 'classes')}; it is {output.dtype} {list(output.shape)}: use Top1, or a"
+            " smaller k"
         )
     if not scored:
         return
@@ -185,17 +207,18 @@ def _in_top(output: Array, truth: Array, k: int) -> Floats:
     return np.asarray((order == truth[..., None].astype(np.int64)).any(axis=-1).astype(np.float64))
 
 
-def _cosine(output: Array, truth: Array) -> Floats:
-    a, b = _per_sample(output), _per_sample(truth)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(axis=1) / np.maximum(norms, NORM_FLOOR))
+def _cosine(output: Array, truth: Array, floor: float) -> Floats:
+    """Of both, each with one more coordinate of size `floor`: two answers that are nothing are the same."""
+    a, b, more = _per_sample(output), _per_sample(truth), floor**2
+    norms = np.sqrt(((a * a).sum(axis=1) + more) * ((b * b).sum(axis=1) + more))
+    return np.asarray(((a * b).sum(axis=1) + more) / np.maximum(norms, NORM_FLOOR))
 
 
 def _squared_error(output: Array, truth: Array) -> Floats:
     return np.asarray(((_per_sample(output) - _per_sample(truth)) ** 2).mean(axis=1))
 
 
-def _closeness(output: Array, truth: Array) -> Floats:
+def _closeness(output: Array, truth: Array, floor: float) -> Floats:
     a, b = _per_sample(output), _per_sample(truth)
-    error = np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), NORM_FLOOR)
+    error = np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), max(floor, NORM_FLOOR))
     return np.asarray(np.maximum(0.0, 1.0 - error))

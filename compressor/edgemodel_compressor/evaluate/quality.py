@@ -6,6 +6,7 @@ the whole answer, a file in the work folder), so memory does not grow with the s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,17 +17,20 @@ import numpy.typing as npt
 
 from edgemodel_api.edgemodel import Metric, ValidationData
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_api.report import QualityBasis, QualityKind
 
 from .f1 import f1_drop, f1_interval
 from .intervals import Floats, Interval, Z, mean_interval, paired_difference
-from .metrics import Array, Judge, agreement_judge, check_labels, class_labels, label_judge
-from .runner import Arrays, Batches, Run, batch_rows
+from .metrics import Array, Judge, agreement_judge, check_labels, class_labels, label_judge, predicted_class
+from .runner import BATCH_ROWS, Arrays, Batches, Run, answers, batch_rows
 
 Mask = npt.NDArray[np.bool_]
 
 #: Under this, the source's quality counts as this: a relative drop must not divide by zero.
 QUALITY_FLOOR = 1e-12
+#: Fewer samples may well be of one class.
+CLASS_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Evaluator:
         work_dir: Path,
         fixed_batch: int | None = None,
         seed: int = 0,
+        lanes: int = 1,
+        most_rows: int = BATCH_ROWS,
     ) -> None:
         """Runs the source over all the data.
 
@@ -77,6 +83,8 @@ class Evaluator:
             work_dir: for the source's answers, where they are kept whole.
             fixed_batch: the model's batch where that is a fixed number.
             seed: of the bootstrap.
+            lanes: so many runs of the source at a time.
+            most_rows: of one run.
 
         Raises:
             InputError: no data, an unknown output, labels that do not fit, a source that answers NaN, or one whose
@@ -87,16 +95,17 @@ class Evaluator:
         self._data = data
         self._seed = seed
         self._spool = work_dir / "source-answers.bin"
-        self._rows = batch_rows(source, data, fixed=fixed_batch)
+        self._rows = batch_rows(source, data, fixed=fixed_batch, most=most_rows)
         self._fixed = fixed_batch
         probe = source(next(iter(data.batches(self._rows))))
         self._output = _output_name(probe, validation)
         self._labels = data.labels
         self.judge = self._choose(probe[self._output], validation)
         self._margins: Floats | None = None
+        self._answers: set[object] = set()
         #: A first answer, for its type and its number of classes.
         self.example = probe[self._output]
-        self._source = self._source_rows(source)
+        self._source = self._source_rows(source, lanes)
         #: What the numbers mean.
         self.basis = QualityBasis(
             kind=QualityKind.AGREEMENT if self.judge.agreement else QualityKind.LABELS,
@@ -122,6 +131,21 @@ class Evaluator:
     def labels(self) -> Array | None:
         """Of the samples that are judged."""
         return None if self._labels is None else np.asarray(self._labels)[: self.samples]
+
+    @property
+    def one_answer(self) -> object | None:
+        """The class that the source gives for all samples; None: it gives several, or the metric reads no classes."""
+        return next(iter(self._answers)) if len(self._answers) == 1 else None
+
+    @property
+    def one_label(self) -> object | None:
+        """The class that all samples are labelled with; None: there are several, or no classes are compared with labels."""
+        if self.labels is None or self.judge.agreement or not self.judge.reads_classes:
+            return None
+        if self.labels.size > self.samples and (np.count_nonzero(self.labels, axis=-1) != 1).any():
+            return None  # several classes a sample, or one at each position: of none it can be said that it is the one
+        found = np.unique(class_labels(self.labels, self.example)).tolist()
+        return found[0] if len(found) == 1 else None
 
     def evaluate(self, model: Run, *, one_by_one: bool = False) -> Quality:
         """Quality of a candidate on all samples.
@@ -160,20 +184,21 @@ class Evaluator:
         """Whether a first look settles that the drop is above `limit`: the rest can hardly take it back."""
         return (quality.drop if self._margins is not None else quality.drop_low) > limit
 
-    def judge_rows(self, model: Run, chosen: Mask, *, one_by_one: bool = False) -> Array:
+    def judge_rows(self, model: Run, chosen: Mask, *, one_by_one: bool = False, lanes: int = 1) -> Array:
         """One number (or class) for each chosen sample, for `quality`.
 
         Args:
             model: the candidate.
             chosen: shape [samples].
             one_by_one: as for `evaluate`.
+            lanes: so many runs at a time; the numbers are the same.
 
         Raises:
             InputError: as `evaluate`.
         """
         rows = self._fixed or (1 if one_by_one else self._rows)
-        answers = (model(feeds) for feeds in _chosen(self._batches(rows), chosen))
-        return np.concatenate(list(self._judged(answers, self._truths(chosen))))
+        requests = _chosen(self._batches(rows), chosen)
+        return np.concatenate(list(self._judged(answers(model, requests, lanes), self._truths(chosen))))
 
     def quality(self, rows: Array, chosen: Mask) -> Quality:
         """What `judge_rows` gave, beside the source.
@@ -223,22 +248,30 @@ class Evaluator:
             return label_judge(validation.metric, validation.k)
         return agreement_judge(output, validation.metric if validation is not None else None)
 
-    def _source_rows(self, source: Run) -> Array:
+    def _source_rows(self, source: Run, lanes: int) -> Array:
         kept: list[Array] = []
         margins: list[Floats] = []
+        squares: list[Floats] = []
         offset = 0
         with self._spool.open("wb") as spool:
-            for feeds in self._batches(self._rows):
-                output = source(feeds)[self._output]
-                self._check_rows(output, len(next(iter(feeds.values()))))
+            sized, requests = itertools.tee(self._batches(self._rows))
+            sizes = (len(next(iter(feeds.values()))) for feeds in sized)
+            for outputs, size in zip(answers(source, requests, lanes), sizes, strict=True):
+                output = outputs[self._output]
+                self._check_rows(output, size)
                 if _has_nan(output):
                     raise InputError(
                         f"the source model answers NaN for samples {offset} to {offset + len(output) - 1}: no quality"
                         " can be measured; check the model and the data (values, scaling)"
                     )
+                # Of TopK the first of the k may be one class, and the others not.
+                if self.judge.reads_classes and self.judge.metric is not Metric.TOPK and len(self._answers) < 2:
+                    self._answers.update(np.unique(predicted_class(output)).tolist())
                 if self.judge.agreement:
                     np.save(spool, _plain(self.judge.keep(output)), allow_pickle=False)
                     kept.append(np.ones(len(output)))
+                    square = self.judge.squares(output)
+                    squares += [] if square is None else [square]
                 else:
                     labels = np.asarray(self._labels)[offset : offset + len(output)]
                     check_labels(self.judge, labels, output)
@@ -248,6 +281,8 @@ class Evaluator:
                 margins += [] if margin is None else [margin]
         if margins:
             self._margins = np.concatenate(margins)
+        if squares:
+            self.judge = self.judge.with_floor(np.concatenate(squares))
         if not kept:
             raise InputError(
                 f"the model takes {self._fixed} samples at a time and the validation data has {self._data.samples}: give more"
@@ -258,7 +293,7 @@ class Evaluator:
         """A drop is relative to the source's quality: of 0 nothing can be lost (or, as an error, everything is)."""
         if abs(self.source_quality.value) > QUALITY_FLOOR:
             return
-        found = f"the source's {self.judge.name} is 0 on {self.samples} samples"
+        found = f"the source's {self.judge.name} is 0 on {counted(self.samples, 'sample')}"
         if self.judge.higher_is_better:
             raise InputError(
                 f"{found}, so no drop of quality could be seen: data.validation.labels do not belong to output"
@@ -273,9 +308,9 @@ class Evaluator:
     def _check_rows(self, output: Array, rows: int) -> None:
         if output.ndim == 0 or len(output) != rows:
             raise InputError(
-                f"output {self._output!r} has shape {list(output.shape)} for {rows} samples: quality is judged sample by"
-                " sample, so its first axis must be the samples; name another output in data.validation.output, or"
-                " export the model without what joins or multiplies samples"
+                f"output {self._output!r} has shape {list(output.shape)} for {counted(rows, 'sample')}: quality is"
+                " judged sample by sample, so its first axis must be the samples; name another output in"
+                " data.validation.output, or export the model without what joins or multiplies samples"
             )
 
     def _truths(self, chosen: Mask) -> Iterator[Array]:
@@ -291,9 +326,9 @@ class Evaluator:
                 yield piece[chosen[offset : offset + len(piece)]]
                 offset += len(piece)
 
-    def _judged(self, answers: Iterator[dict[str, Array]], truths: Iterator[Array]) -> Iterator[Array]:
+    def _judged(self, found: Iterator[dict[str, Array]], truths: Iterator[Array]) -> Iterator[Array]:
         pending: Array = next(truths)
-        for outputs in answers:
+        for outputs in found:
             output = outputs.get(self._output)
             if output is None:
                 raise InputError(f"the compressed model has lost its output {self._output!r}")
@@ -333,10 +368,38 @@ class Evaluator:
         )
 
 
+def class_warning(evaluator: Evaluator) -> str | None:
+    """A sentence for the report where all labels, or all of the source's answers, are of one class, else None."""
+    n = evaluator.samples
+    if n < CLASS_SAMPLES:
+        return None
+    if (label := evaluator.one_label) is not None:
+        return (
+            f"all {n} samples are labelled with class {_class(label)}, so quality says nothing of the other classes: give"
+            " samples of all classes in data.validation"
+        )
+    if (answer := evaluator.one_answer) is not None:
+        kind = "class " if np.issubdtype(evaluator.example.dtype, np.floating) else ""
+        other = "samples of all classes, " if evaluator.labels is None else ""
+        return (
+            f"the source answers {kind}{_class(answer)} for all {n} samples, and a model that always does would lose"
+            f" nothing, so quality says little: give {other}data in data.validation that is prepared as for the model's"
+            " training"
+        )
+    return None
+
+
+def _class(value: object) -> str:
+    """1.0 and True are class 1; a text in quotes."""
+    return f"{value:g}" if isinstance(value, (bool, int, float)) else repr(value)
+
+
 def label_warning(evaluator: Evaluator) -> str | None:
     """A sentence for the report where the source is right less often than one constant answer, else None."""
     labels = evaluator.labels
     if labels is None or evaluator.judge.agreement or evaluator.judge.metric is not Metric.TOP1:
+        return None
+    if evaluator.one_label is not None and class_warning(evaluator) is not None:
         return None
     flat = class_labels(labels, evaluator.example).reshape(-1)
     _, counts = np.unique(flat, return_counts=True)
@@ -355,12 +418,12 @@ def sample_warning(evaluator: Evaluator, quality: Quality, budget: float, name: 
         return None
     needed = evaluator.samples_needed(quality, budget)
     advice = (
-        f"about {needed} samples would settle it"
+        f"about {counted(needed, 'sample')} would settle it"
         if needed is not None
         else "no number of samples can settle a budget of 0 %"
     )
     return (
-        f"{evaluator.basis.samples} samples tell the quality drop of {name} only to within"
+        f"{counted(evaluator.basis.samples, 'sample tells', 'samples tell')} the quality drop of {name} only to within"
         f" ±{quality.drop_half_width:.2%}, wider than maxQualityDrop {budget:.2%}: {advice}"
     )
 

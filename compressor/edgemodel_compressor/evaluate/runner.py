@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
 from edgemodel_api.errors import InputError
+
+from . import bad_index
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
 Run = Callable[[Arrays], Arrays]
+A = TypeVar("A")
+B = TypeVar("B")
 
 #: Inputs of one batch stay under this, so that memory depends on neither samples nor their size.
 BATCH_BYTES = 8 * 2**20
@@ -52,7 +60,7 @@ def runner(session: Any) -> Run:
         try:
             values = session.run(names, feeds)
         except Exception as error:  # onnxruntime raises many types of its own
-            text = str(error).strip().splitlines()[-1][:300]
+            text = bad_index.in_words(error, feeds) or str(error).strip().splitlines()[-1][:300]
             raise InputError(f"the model fails on the data: {text}", reason="InvalidInput") from None
         for name, value in zip(names, values, strict=True):
             if not isinstance(value, np.ndarray):
@@ -65,7 +73,44 @@ def runner(session: Any) -> Run:
 
     # For those who must open the same file otherwise: see `serving`.
     run.__dict__["path"] = getattr(session, "path", None) or getattr(session, "_model_path", None)
+    # onnxruntime's sessions take several calls at a time; a lean one is closed behind another's back.
+    run.__dict__["shared"] = isinstance(session, ort.InferenceSession)
     return run
+
+
+def answers(run: Run, requests: Iterable[Arrays], lanes: int = 1) -> Iterator[Arrays]:
+    """The answer to each request, in order; up to `lanes` are under way, where the run can be called so.
+
+    Each run is the same as alone, so the answers are, too.
+
+    Args:
+        run: a `runner`'s, or another's, which is called by one thread.
+        requests: read as they are needed.
+        lanes: threads.
+
+    Raises:
+        InputError: of the run, at the place of its request.
+    """
+    return in_lanes(run, requests, lanes if getattr(run, "shared", False) else 1)
+
+
+def in_lanes(task: Callable[[A], B], items: Iterable[A], lanes: int) -> Generator[B, None, None]:
+    """What the task gives for each item, in order; items that nobody asks for any more are not begun."""
+    if lanes <= 1:
+        yield from map(task, items)
+        return
+    waiting = iter(items)
+    with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
+        # One more than there are threads: the next item is read meanwhile.
+        open_ = deque[Future[B]](pool.submit(task, i) for i in itertools.islice(waiting, lanes + 1))
+        try:
+            while open_:
+                found = open_.popleft().result()
+                open_.extend(pool.submit(task, i) for i in itertools.islice(waiting, 1))
+                yield found
+        finally:
+            for future in open_:
+                future.cancel()
 
 
 def path_of(run: Run) -> Path | None:
@@ -80,7 +125,7 @@ def fixed_rows(session: Any) -> int:
     return next((d for d in first if isinstance(d, int) and d > 0), 1)
 
 
-def batch_rows(run: Run, data: Batches, *, fixed: int | None) -> int:
+def batch_rows(run: Run, data: Batches, *, fixed: int | None, most: int = BATCH_ROWS) -> int:
     """How many rows one run may get: the answers for a batch must be those for its rows alone.
 
     Many files declare a free batch and yet reshape to one row, or branch or scale by what the whole batch holds. So some
@@ -90,11 +135,12 @@ def batch_rows(run: Run, data: Batches, *, fixed: int | None) -> int:
         run: the source.
         data: at least one row.
         fixed: the model's batch where it is a fixed number (then that is the answer).
+        most: rows that fit into memory.
     """
     if fixed is not None:
         return fixed
     row_bytes = sum(a.nbytes for a in data.take(1, 0).values())
-    rows = int(min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+    rows = int(min(most, BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
     if rows < 2 or data.samples < 2:
         return 1
     feeds = data.take(min(rows, TRIED_ROWS), 0)

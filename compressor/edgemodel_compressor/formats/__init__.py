@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,8 @@ __all__ = ["check_formats", "check_operators", "others", "plain"]
 _NEEDS = MappingProxyType(
     {Format.TFLITE: (("ai_edge_litert", "flatbuffers"), "tflite"), Format.COREML: (("coremltools",), "coreml")}
 )
+_NODE = re.compile(r"node (.*?) \(([\w.]+)\): (.*)", re.DOTALL)
+_INTEGERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Nodes that a message lists; more are counted.
 MOST_LISTED = 20
 _LONGEST = 300
@@ -56,7 +59,14 @@ def check_formats(formats: Iterable[Format]) -> None:
         )
 
 
-def check_operators(model: Any, formats: Iterable[Format], feeds: Arrays, *, what: str = "the model") -> None:
+def check_operators(
+    model: Any,
+    formats: Iterable[Format],
+    feeds: Arrays,
+    *,
+    what: str = "the model",
+    origins: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """After the model is loaded, before anything is measured.
 
     Args:
@@ -64,6 +74,7 @@ def check_operators(model: Any, formats: Iterable[Format], feeds: Arrays, *, wha
         formats: of the Job.
         feeds: some rows, for axes that the model leaves free.
         what: names the model in messages.
+        origins: node → the operator of the user's file that it was made for, where that is no ONNX file.
 
     Raises:
         InputError: with reason NotSupported: nodes that cannot be converted, all formats' together.
@@ -74,6 +85,7 @@ def check_operators(model: Any, formats: Iterable[Format], feeds: Arrays, *, wha
             problems = WRITERS[wanted].unsupported(model, feeds)
         except InputError as error:
             raise InputError(f"formats: {wanted.value}: {error.message}", reason=error.reason) from None
+        problems = _as_given(problems, origins)
         if problems:
             more = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
             found.append(
@@ -82,6 +94,21 @@ def check_operators(model: Any, formats: Iterable[Format], feeds: Arrays, *, wha
             )
     if found:
         raise InputError(". ".join(found), reason=NOT_SUPPORTED)
+
+
+def _as_given(problems: Iterable[str], origins: Mapping[str, str]) -> tuple[str, ...]:
+    """Problems of nodes that were made while a file was read, as those of the file's operators, each once."""
+    found: dict[str, str] = {}
+    for problem in problems:
+        node = _NODE.match(problem)
+        place = origins.get(node[1]) if node else None
+        if node is None or place is None:
+            found.setdefault(problem, problem)
+        elif node[2] in _INTEGERS:
+            found.setdefault(place, f"{place} computes with integers: give the float model that the file was made of")
+        else:
+            found.setdefault(place, f"{place}, in ONNX {node[2]}: {node[3]}")
+    return tuple(found.values())
 
 
 def plain(text: str) -> str:

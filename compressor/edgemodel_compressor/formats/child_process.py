@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+#: Of an exception's text: memory ran out.
+MEMORY = re.compile(r"bad[ _]?alloc|allocate memory|MemoryError|out of memory|std::length_error", re.IGNORECASE)
 
 
 def run_child(code: str, arguments: Sequence[str], timeout: float) -> tuple[list[dict[str, Any]], int | None]:
@@ -37,6 +41,19 @@ def run_child(code: str, arguments: Sequence[str], timeout: float) -> tuple[list
         output, ended = error.stdout or b"", None
     # SIGXCPU: the child's own limit, which it meets first where it computes all the time.
     return list(_objects(output)), None if ended == -signal.SIGXCPU else ended
+
+
+def ending(code: int) -> str:
+    """How a process ended, from its exit code.
+
+    >>> ending(3), ending(-9), ending(-99)
+    ('exit code 3', 'SIGKILL', 'signal 99')
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
 
 
 def _objects(output: bytes) -> Iterator[dict[str, Any]]:

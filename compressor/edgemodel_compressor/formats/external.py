@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from edgemodel_api.artifact import DATA_PROPERTY
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_api.reasons import DIGEST_MISMATCH
 from edgemodel_compressor.reading import open_to_read
 from edgemodel_oci.companion import data_name, declared
@@ -237,7 +237,7 @@ def _content(located: Located, files: _Files) -> Iterator[bytes]:
         raise InputError(f"{located.where} is text, which external data cannot hold: export it again")
     if length != expected:
         raise InputError(
-            f"{located.where}: external data of {length} bytes, but its shape {list(tensor.dims)} of"
+            f"{located.where}: external data of {counted(length, 'byte')}, but its shape {list(tensor.dims)} of"
             f" {TensorProto.DataType.Name(tensor.data_type)} needs {expected}: export the model again"
         )
     path = files.open(located, location)
@@ -245,7 +245,7 @@ def _content(located: Located, files: _Files) -> Iterator[bytes]:
         size = os.fstat(file.fileno()).st_size
         if offset + length > size:
             raise InputError(
-                f"{located.where}: external data {location!r} has {size} bytes, but bytes {offset} to"
+                f"{located.where}: external data {location!r} has {counted(size, 'byte')}, but bytes {offset} to"
                 f" {offset + length} are asked for: the file is truncated; copy it again"
             )
         while length:

@@ -22,7 +22,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_api.reasons import DISK_FULL
 from edgemodel_compressor.reading import concise, open_to_read
 from edgemodel_compressor.tensor_spec import TensorSpec
@@ -284,5 +284,5 @@ def _read(path: Path, what: str, limit: int) -> bytearray:
             done += count
         changed = done < size or bool(file.read(1))
     if changed:
-        raise InputError(f"{what}: changed while it was read ({size} bytes before): try again")
+        raise InputError(f"{what}: changed while it was read ({counted(size, 'byte')} before): try again")
     return content

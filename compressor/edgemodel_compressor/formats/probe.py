@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -23,10 +22,11 @@ import numpy as np
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import format_bytes
 from edgemodel_compressor.data import TensorSpec, synthetic
+from edgemodel_compressor.evaluate import bad_index
 from edgemodel_compressor.evaluate.runner import Arrays
 from edgemodel_oci.files import writing
 
-from .child_process import run_child
+from .child_process import MEMORY, ending, run_child
 from .onnx_model import runtime_message
 
 DOING = {
@@ -36,7 +36,6 @@ DOING = {
     "load": "loading it",
     "run": "its first run",
 }
-_MEMORY = re.compile(r"bad[ _]?alloc|allocate memory|MemoryError|out of memory|std::length_error", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -100,34 +99,27 @@ def probe(
         shapes = {name: tuple(shape) for name, shape in last["outputs"].items()}
         return Probed(last["load_seconds"], last["run_seconds"], shapes, last.get("note"))
     text = str(last.get("error", ""))
-    if _MEMORY.search(text) or code == -signal.SIGKILL:
+    if MEMORY.search(text) or code == -signal.SIGKILL:
         raise InputError(
             f"{path.name}: {doing} takes more than {format_bytes(memory_bytes)} of memory ({runtime_message(text)}):"
             " look for constants or shapes of gigantic size (ConstantOfShape, Expand, Tile, Resize), or give a smaller"
             " model"
         )
     if "error" not in last:
-        how = _death(code)
         raise InputError(
-            f"{path.name}: the runtime crashed ({how}) while it did this: {doing}. The model is damaged or hits a bug; export it"
+            f"{path.name}: the runtime crashed ({ending(code)}) while it did this: {doing}. The model is damaged or hits a bug; export it"
             " again, with another opset"
         )
     checked = f" ({last['note']})" if "note" in last else ""
     if stage == "run" and feeds is None and any(None in spec.shape[1:] for spec in inputs):
         untried = f"not tried: made-up inputs do not suit the model ({runtime_message(text)})"
         return Probed(float(last.get("load_seconds", 0.0)), 0.0, {}, untried)
+    if stage == "run" and (words := bad_index.in_words(text, request)):
+        raise InputError(f"{path.name}: {doing} fails: {words}")
     hint = "export the model again, with operators and types that this version has"
     if stage == "run":
         hint = "give data like what the model was trained on" if feeds is not None else "export the model again"
     raise InputError(f"{path.name} is no valid model: {doing} fails: {runtime_message(text)}{checked}: {hint}")
-
-
-def _death(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"
 
 
 @contextlib.contextmanager

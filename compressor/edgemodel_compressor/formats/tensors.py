@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 
 from . import kept
 
@@ -123,7 +123,7 @@ def check_content(located: Located) -> None:
         size = kept.length_of(tensor) if kept.is_kept(tensor) else len(tensor.raw_data)
         if size != expected or tensor.data_type == TensorProto.STRING:
             raise InputError(
-                f"{located.where} holds {size} bytes, but its shape {shape} needs {expected}"
+                f"{located.where} holds {counted(size, 'byte')}, but its shape {shape} needs {expected}"
                 f" ({format_bytes(expected)}): the file is damaged, export the model again"
             )
         return
@@ -136,7 +136,7 @@ def check_content(located: Located) -> None:
     held = len(getattr(tensor, field))
     if held != count or any(name != field for name in used):
         raise InputError(
-            f"{located.where} holds {held} numbers in {field}"
+            f"{located.where} holds {counted(held, 'number')} in {field}"
             + (f" and others in {', '.join(n for n in used if n != field)}" if used and used != [field] else "")
             + f", but its shape {shape} needs {count}: the file is damaged, export the model again"
         )
@@ -177,8 +177,8 @@ def check_finite(located: Located, weights: frozenset[str]) -> None:
     first = int(np.argmax(nan if not infinities else ~np.isfinite(values)))
     parts = [f"{n} {word}" for n, word in ((nans, "NaN"), (infinities, "Inf")) if n]
     raise InputError(
-        f"{located.where} holds {' and '.join(parts)} among its {values.size} numbers (the first at flat index {first}):"
-        " the training has diverged or the file is damaged; give a checkpoint whose weights are finite"
+        f"{located.where} holds {' and '.join(parts)} among its {counted(values.size, 'number')} (the first at flat"
+        f" index {first}): the training has diverged or the file is damaged; give a checkpoint whose weights are finite"
     )
 
 

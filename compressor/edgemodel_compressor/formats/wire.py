@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 
 #: Exports of large language models have some 500 000.
 MAX_MESSAGES = 2_000_000
@@ -157,8 +157,8 @@ def _cut(what: str, at: int, sizes: tuple[int, int, int], *, field: str, outermo
         _garbled(what, at, size)
     field = f"field {field!r} at byte {at}" if field else f"a number at byte {at}"
     raise InputError(
-        f"{what}: truncated, or no ONNX model: {field} needs {length} bytes and {left} are left of the file's {size}:"
-        " export or copy it again, and compare sha256sum at both ends"
+        f"{what}: truncated, or no ONNX model: {field} needs {counted(length, 'byte')} and {left} are left of the"
+        f" file's {size}: export or copy it again, and compare sha256sum at both ends"
     )
 
 

@@ -88,29 +88,62 @@ def calibrate(
         InputError: no data, or the model fails on it.
     """
     model = infer_shapes(_load(model_path))
+    names = activations(model)
+    inputs = _float_inputs(model)
+    histograms = {name: Histogram() for name in (*names, *inputs)}
+    seen: dict[str, int] = {}
+    for count, tensors in observed(
+        model, (*names, *inputs), data, rows=rows, samples=samples, seed=seed, progress=progress
+    ):
+        for name, value in tensors.items():
+            histograms[name].add(value)
+            seen[name] = seen.get(name, 0) + count
+    return Ranges(
+        {name: _range(h) for name, h in histograms.items() if h.count or not h.finite}, max(seen.values(), default=0)
+    )
+
+
+def observed(
+    model: Any,
+    names: Sequence[str],
+    data: Batches,
+    *,
+    rows: int,
+    samples: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, Arrays]]:
+    """Tensors of a model as it runs over calibration data: (rows, values by name), each tensor once for every batch.
+
+    Args:
+        model: with inferred shapes; not changed.
+        names: float tensors, inputs of the graph too.
+        data: rows named as the model's inputs.
+        rows: of one run.
+        samples: use about so many rows, as `calibrate` does.
+        seed: where their spread begins.
+        progress: called with (batches done, batches in all).
+
+    Raises:
+        InputError: no data, or the model fails on it.
+    """
     chosen = _chosen_batches(data, rows, samples, seed)
     first = next(_stream(data, rows, chosen[:1]), None)
     if first is None:
         raise InputError("the calibration data holds no samples: give at least one, better a few hundred")
-    names = activations(model)
-    groups = _groups(model, names, first)
-    histograms = {name: Histogram() for name in names}
-    total, done, seen = max(1, len(groups)) * len(chosen), 0, 0
-    for position, group in enumerate(groups):
+    fed = [n for n in dict.fromkeys(names) if n in first]
+    groups = _groups(model, [n for n in dict.fromkeys(names) if n not in first], first)
+    total, done = max(1, len(groups)) * len(chosen), 0
+    for group in groups:
         session = _session(_with_outputs(model, group), f"tensors {group[0]!r} and after")
         for feeds in _stream(data, rows, chosen):
-            for name, value in zip(group, _run(session, group, feeds), strict=True):
-                histograms[name].add(value)
+            yield _rows(feeds), dict(zip(group, _run(session, group, feeds), strict=True))
             done += 1
-            seen += len(next(iter(feeds.values()))) if position == 0 else 0
             if progress is not None:
                 progress(done, total)
         del session
-    for tensor in _float_inputs(model):
-        histograms[tensor] = Histogram()
-        for feeds in _stream(data, rows, chosen):
-            histograms[tensor].add(feeds[tensor])
-    return Ranges({name: _range(h) for name, h in histograms.items() if h.count or not h.finite}, seen)
+    for feeds in _stream(data, rows, chosen) if fed else ():
+        yield _rows(feeds), {name: feeds[name] for name in fed}
 
 
 def activations(model: Any) -> tuple[str, ...]:
@@ -143,6 +176,10 @@ def _chosen_batches(data: Batches, rows: int, samples: int, seed: int) -> tuple[
     wanted = min(whole, math.ceil(max(1, samples) / rows))
     start = int(np.random.default_rng(seed).integers(0, max(1, whole // max(1, wanted))))
     return tuple(dict.fromkeys(min(whole - 1, start + i * whole // wanted) for i in range(wanted))) if whole else ()
+
+
+def _rows(feeds: Arrays) -> int:
+    return len(next(iter(feeds.values())))
 
 
 def _stream(data: Batches, rows: int, chosen: Sequence[int]) -> Iterator[Arrays]:

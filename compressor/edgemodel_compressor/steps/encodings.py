@@ -40,6 +40,7 @@ class Number(StrEnum):
     INT8 = "int8"
     UINT8 = "uint8"
     INT4 = "int4"
+    INT12 = "int12"
     FLOAT16 = "float16"
 
 
@@ -71,6 +72,9 @@ class Encoding:
         per_channel: one scale per output channel; False: one per tensor.
         reduce_range: 7-bit weights.
         block: elements per scale along the input channels; 0: no blocks.
+        limit: the largest number, where that is less than what the type holds: the channel's largest element becomes it;
+            0: what the type holds.
+        dead: elements of less than so many steps become zero; 0.5: plain rounding.
         hardware_classes: the CPUs it is meant for.
         repairs: (node, what is done there instead), sorted: see `edgemodel_compressor.verify.repair`.
         of: name of the encoding that it repairs.
@@ -83,6 +87,8 @@ class Encoding:
     per_channel: bool = True
     reduce_range: bool = False
     block: int = 0
+    limit: int = 0
+    dead: float = 0.5
     hardware_classes: tuple[HardwareClass, ...] = ALL
     repairs: tuple[tuple[str, Repair], ...] = ()
     of: str = ""
@@ -115,7 +121,35 @@ INT4_WEIGHTS = Encoding("int4-weights", Number.INT4, block=32)
 #: A quarter of the scales: smaller, and a little rougher.
 INT4_COARSE = Encoding("int4-weights-b128", Number.INT4, block=128)
 FLOAT16_WEIGHTS = Encoding("float16-weights", Number.FLOAT16, per_channel=False)
-BY_NAME = {e.name: e for e in (*STATIC, *DYNAMIC, INT8_WEIGHTS, INT4_WEIGHTS, INT4_COARSE, FLOAT16_WEIGHTS)}
+#: The largest numbers of `STEPPED`: about a third of a bit apart.
+LIMITS = (127, 101, 81, 64, 51, 40, 32, 26, 20, 16, 13, 10, 8, 7, 6, 5, 4, 3, 2, 1)
+#: Beyond eight bits, half a bit apart: for what cannot bear them, in much less room than halves. The largest that two
+#: numbers of eight and four bits hold (`weight_only.planes`).
+WIDE = (2032, 1437, 1016, 718, 508, 359, 254, 180)
+#: Wider than plain rounding: fewer bits for the rounding error, where a number has few. Finer steps gain nothing by it.
+DEAD, DEAD_UP_TO = 0.6, 32
+
+
+def stepped(limit: int, *, per_channel: bool, dead: float = 0.5) -> Encoding:
+    """Whole numbers up to `limit` in storage of bytes, one step for each output channel or for the whole weight.
+
+    At a given rate the least squared error comes from equal steps and an entropy coder behind them (Gish and Pierce
+    1968, doi:10.1109/TIT.1968.1054193; for weights Wiedemann et al. 2019, arXiv:1905.08318): larger steps then save
+    bytes as fewer bits would, but in finer grades, and no element is clipped.
+    """
+    name = f"steps{limit}{'' if per_channel else '-tensor'}{'-dead' if dead > 0.5 else ''}"
+    number = Number.INT8 if limit <= max(LIMITS) else Number.INT12
+    return Encoding(name, number, per_channel=per_channel, limit=limit, dead=dead)
+
+
+#: What only a search uses: its mixtures.
+STEPPED = tuple(
+    stepped(limit, per_channel=per_channel, dead=dead)
+    for limit in (*WIDE, *LIMITS)
+    for per_channel in (True, False)
+    for dead in ((0.5, DEAD) if limit <= DEAD_UP_TO else (0.5,))
+)
+BY_NAME = {e.name: e for e in (*STATIC, *DYNAMIC, INT8_WEIGHTS, INT4_WEIGHTS, INT4_COARSE, FLOAT16_WEIGHTS, *STEPPED)}
 
 
 def encodings_for(step: QuantizeStep, platforms: Iterable[str]) -> tuple[Encoding, ...]:

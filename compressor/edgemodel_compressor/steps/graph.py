@@ -110,6 +110,7 @@ def names_in(graph: Any) -> set[str]:
     names: set[str] = set()
     for inner in graphs(graph):
         names.update(t.name for t in inner.initializer)
+        names.update(t.values.name for t in inner.sparse_initializer)
         names.update(v.name for v in (*inner.input, *inner.output))
         for node in inner.node:
             names.update(node.input)

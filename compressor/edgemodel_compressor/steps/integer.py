@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from edgemodel_api.edgemodel import QuantizeStep
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 
 from .calibrate import Ranges
 from .encodings import Encoding, Number, Repair
@@ -59,8 +60,8 @@ def quantize_static(
     if len(ready) < len(computing):
         lost = [n.name for n in computing if n not in ready]
         notes.append(
-            f"{len(lost)} nodes stay float, as their inputs or outputs are not finite float32 on the calibration data:"
-            f" {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
+            f"{counted(len(lost), 'node stays', 'nodes stay')} float, as inputs or outputs are not finite float32 on"
+            f" the calibration data: {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}"
         )
     if not ready:
         raise InputError(

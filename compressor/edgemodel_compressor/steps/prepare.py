@@ -2,6 +2,8 @@
 
 0. Calls of the model's own functions are inlined.
 1. Every node gets a name, and none two nodes share: `{op type}_{index of the node in its graph}`, stable across runs.
+   Nor do two tensors: branches of an If may each have an initializer of the same name, and a weight is known by its
+   name.
 2. Constant nodes become initializers; initializers are no longer inputs that a caller might feed (ONNX IR ≥ 4).
 3. Identity, Cast, Transpose, Reshape, Squeeze, Unsqueeze, Flatten and Slice of an initializer are computed, where the
    result is no larger and nothing else needs the original (a tied embedding must not be stored twice). So are weights
@@ -38,9 +40,11 @@ from .graph import (
     names_in,
     opset,
     put_array,
+    subgraphs,
     tensor_of,
     uses_of,
 )
+from .weights import SCALE_SUFFIX
 
 PER_CHANNEL_OPSET = 13
 _FOLDABLE = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice"})
@@ -60,6 +64,8 @@ def prepare(model: Any) -> Any:
         InputError: an initializer cannot be read.
     """
     result = _inlined(model)
+    _drop_hidden(result.graph)
+    _name_tensors(result.graph)
     for graph in graphs(result.graph):
         _constants_to_initializers(graph)
     result.ir_version = max(result.ir_version, 4)
@@ -110,6 +116,65 @@ def upgrade_opset(model: Any, version: int = PER_CHANNEL_OPSET) -> Any | None:
         return None
     _name_nodes(converted)
     return converted
+
+
+def _drop_hidden(graph: Any) -> None:
+    """Initializers that onnxruntime does not read: of a name that another graph of the same node reads from outside.
+
+    What is outside is fed into all graphs of that node then. Where no other reads it, the inner one counts. (ONNX wants
+    names of their own; the checker lets such models pass.)
+    """
+    for node in graph.node:
+        inner = list(subgraphs(node))
+        fed = set[str]().union(*map(_captured, inner))
+        for one in inner:
+            for index in reversed(range(len(one.initializer))):
+                if one.initializer[index].name in fed:
+                    del one.initializer[index]
+            _drop_hidden(one)
+
+
+def _captured(graph: Any) -> set[str]:
+    """What a graph, or one inside it, reads from around it."""
+    read = {v.name for v in graph.output}
+    for node in graph.node:
+        read.update(node.input)
+        for inner in subgraphs(node):
+            read |= _captured(inner)
+    return read - _own(graph) - {""}
+
+
+def _own(graph: Any) -> set[str]:
+    """Names of what a graph is given, holds or computes itself."""
+    given = {t.name for t in (*graph.initializer, *graph.input)} | {t.values.name for t in graph.sparse_initializer}
+    return given.union(*(n.output for n in graph.node))
+
+
+def _name_tensors(graph: Any) -> None:
+    """What graphs inside nodes hold or compute gets a name of its own; the first one that has a name keeps it."""
+    taken, seen = names_in(graph), set[str]()
+    for inner in graphs(graph):
+        fed = {i.name for i in inner.input}
+        own = [t.name for t in inner.initializer] + [name for n in inner.node for name in n.output if name]
+        new = {name: fresh(name, taken) for name in dict.fromkeys(own) if name in seen and name not in fed}
+        seen.update(fed, own)
+        if new:
+            _rename(inner, new)
+
+
+def _rename(graph: Any, new: dict[str, str]) -> None:
+    """Old names to new ones wherever a graph, or one inside it that has no tensor of that name itself, reads them."""
+    for node in graph.node:
+        node.input[:] = [new.get(n, n) for n in node.input]
+        node.output[:] = [new.get(n, n) for n in node.output]
+        for inner in subgraphs(node):
+            own = _own(inner)
+            if left := {old: name for old, name in new.items() if old not in own}:
+                _rename(inner, left)
+    for value in (*graph.initializer, *graph.output, *graph.value_info):
+        value.name = new.get(value.name, value.name)
+    for annotation in graph.quantization_annotation:
+        annotation.tensor_name = new.get(annotation.tensor_name, annotation.tensor_name)
 
 
 def _constants_to_initializers(graph: Any) -> None:
@@ -191,6 +256,11 @@ def _widens(node: Any, known: dict[str, Any], wide: set[str]) -> bool:
     """Whether it makes floats of stored integers, or scales what was made of them."""
     if node.op_type in ("Mul", "Sub"):
         return any(n in wide for n in node.input)
+    # Parts of one number, and scales of blocks, as `weight_only` writes them.
+    if node.op_type == "Add":
+        return all(n in wide for n in node.input)
+    if node.op_type == "Gather" and node.name.endswith(SCALE_SUFFIX):
+        return True
     if node.op_type not in ("Cast", _DEQUANTIZE) or not node.input or node.input[0] not in known:
         return False
     stored = known[node.input[0]]

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemodel_api.edgemodel import Granularity, PruneMethod, PruneStep, Structure
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.formats.kept import is_kept
 
 from .channels import trace
@@ -179,8 +180,9 @@ def _prune_channels(model: Any, step: PruneStep) -> PruneResult:
     share = 1 - sum(left for _, _, left in worked) / total if total else 0.0
     out = sum(c.before - c.after for c in counts)
     notes.append(
-        f"{out} of {sum(c.before for c in counts)} channels in {len(counts)} groups are gone, and with them"
-        f" {share:.0%} of the numbers of their weights"
+        f"{out} of {counted(sum(c.before for c in counts), 'channel')} in {counted(len(counts), 'group')}"
+        f" {'is' if out == 1 else 'are'} gone, and so {'is' if out == 1 else 'are'} {share:.0%} of the numbers of their"
+        " weights"
     )
     tensors = tuple(TensorSparsity(name, 1 - left / size) for name, size, left in worked)
     return PruneResult(result, share, tensors, tuple(notes), counts)

@@ -4,7 +4,8 @@ One session answers for all nodes. Each weight becomes an input whose default is
 another one; each activation of a node goes through `Where(flag, DequantizeLinear(QuantizeLinear(x)), x)` with a flag
 per node. A run then quantizes exactly one node: its flag is set and its weights are fed as their stored form decodes.
 The number for a node is ‖y − y'‖₂ / ‖y‖₂ over all float outputs and a few batches; for a report also the drop of the
-quality metric, which takes more samples.
+quality metric, which takes more samples. Nodes take turns on as many threads as there are: a run itself has one, so the
+numbers are the same on any of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.quality import Evaluator
-from edgemodel_compressor.evaluate.runner import Arrays, Batches
+from edgemodel_compressor.evaluate.runner import Arrays, Batches, in_lanes
 from edgemodel_compressor.formats.lean import session_of
 
 from .calibrate import Ranges, TensorRange
@@ -33,10 +34,12 @@ from .prepare import upgrade_opset
 from .weight_only import encode
 from .weights import Weight, channels, from_channels, weights
 
+#: Of `sensitivity`: batches a node, and rows for all nodes together, where one batch each is not more.
 BATCHES = 2
-#: Of `quality_drops`: samples a node, and seconds for all of them.
-SAMPLES = 64
-SECONDS = 60.0
+ROWS = 256
+#: Of `quality_drops`: samples a node (most, least), samples for all nodes together, and seconds for all of them.
+SAMPLES, LEAST_SAMPLES, ALL_SAMPLES = 64, 16, 512
+SECONDS = 30.0
 #: QuantizeLinear is from opset 10, Where from 9.
 _LEAST_OPSET = 10
 Progress = Callable[[int, int], None]
@@ -51,6 +54,7 @@ def sensitivity(
     ranges: Ranges | None,
     encoding: Encoding,
     batches: int = BATCHES,
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Relative output error of each node, smallest first; equal ones in the order of the names.
@@ -62,15 +66,17 @@ def sensitivity(
         rows: of one run.
         ranges: of activations; None, or an encoding of weights only: only weights are quantized.
         encoding: how the weights and activations would be stored.
-        batches: how many runs a node.
+        batches: how many runs a node at most; fewer where there are many nodes.
+        threads: so many nodes at a time; the numbers are the same.
         progress: called with (nodes done, nodes in all).
 
     Raises:
         InputError: no data, or the model fails on it. A node whose error cannot be computed (the outputs are integers
-            only, or NaN) counts as infinitely sensitive.
+            only, or NaN; its weights lie in a subgraph) counts as infinitely sensitive.
     """
     switches = _Switches.of(model, nodes, ranges, encoding)
-    names, feeds = switches.names, _few(data, rows, batches)
+    names = switches.names
+    feeds = _few(data, rows, max(1, min(batches, ROWS // max(1, len(names) * rows))))
     outputs = [
         o.name
         for o in switches.session.get_outputs()
@@ -78,16 +84,22 @@ def sensitivity(
     ]
     truths = [_run(switches.session, outputs, {**f, **switches.off}) for f in feeds] if outputs else []
     scale = sum(_square(t) for truth in truths for t in truth)
-    errors: dict[str, float] = {}
-    for index, name in enumerate(names):
+
+    def error_of(name: str) -> float:
+        if not switches.knows(name):
+            return math.inf
         on = switches.on(name)
         error = 0.0
         for f, truth in zip(feeds, truths, strict=False):
             answers = _run(switches.session, outputs, {**f, **on})
             error += sum(_square(a.astype(np.float64) - t) for a, t in zip(answers, truth, strict=True))
-        errors[name] = math.sqrt(error / scale) if truths and scale > 0 and math.isfinite(error) else math.inf
+        return math.sqrt(error / scale) if truths and scale > 0 and math.isfinite(error) else math.inf
+
+    errors: dict[str, float] = {}
+    for name, error in zip(names, in_lanes(error_of, names, threads), strict=True):
+        errors[name] = error
         if progress is not None:
-            progress(index + 1, len(names))
+            progress(len(errors), len(names))
     # Twelve digits: the order must not hang on the last bit of a sum.
     return dict(sorted(errors.items(), key=lambda e: (float(f"{e[1]:.12g}"), e[0])))
 
@@ -99,8 +111,9 @@ def quality_drops(
     evaluator: Evaluator,
     ranges: Ranges | None,
     encoding: Encoding,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     seconds: float = SECONDS,
+    threads: int = 1,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, float]:
@@ -112,32 +125,44 @@ def quality_drops(
         evaluator: has judged the source.
         ranges: of activations, as for `sensitivity`.
         encoding: how the weights and activations would be stored.
-        samples: about how many, those on which the source is least sure; the others count as unchanged.
+        samples: about how many, those on which the source is least sure; the others count as unchanged. None: fewer,
+            the more nodes there are.
         seconds: stop after so many.
+        threads: so many nodes at a time; the numbers are the same.
         progress: called with (nodes done, nodes in all).
         clock: seconds, monotonic.
 
     Returns:
-        Node name → drop relative to the source's quality, a fraction. Nodes whose answers cannot be judged (NaN) are
-        left out, too.
+        Node name → drop relative to the source's quality, a fraction. Nodes whose answers cannot be judged (NaN), or whose
+        weights lie in a subgraph, are left out, too.
     """
     begun = clock()
     switches = _Switches.of(model, nodes, ranges, encoding)
-    chosen = evaluator.screen(samples)
+    share = ALL_SAMPLES // max(1, len(switches.names))
+    chosen = evaluator.screen(samples or max(LEAST_SAMPLES, min(SAMPLES, share)))
     outputs = [o.name for o in switches.session.get_outputs()]
-    drops: dict[str, float] = {}
-    for index, name in enumerate(switches.names):
-        if clock() - begun > seconds:
-            break
+
+    def drop_of(name: str) -> float | None:
+        if not switches.knows(name):
+            return None
         on = switches.on(name)
 
-        def run(feeds: Arrays, on: Arrays = on) -> Arrays:
+        def run(feeds: Arrays) -> Arrays:
             return dict(zip(outputs, _run(switches.session, outputs, {**feeds, **on}), strict=True))
 
         with contextlib.suppress(InputError):
-            drops[name] = float(evaluator.quality(evaluator.judge_rows(run, chosen), chosen).drop)
-        if progress is not None:
-            progress(index + 1, len(switches.names))
+            return float(evaluator.quality(evaluator.judge_rows(run, chosen), chosen).drop)
+        return None
+
+    drops: dict[str, float] = {}
+    with contextlib.closing(in_lanes(drop_of, switches.names, threads)) as found:
+        for index, name in enumerate(switches.names):
+            if clock() - begun > seconds:
+                break
+            if (drop := next(found)) is not None:
+                drops[name] = drop
+            if progress is not None:
+                progress(index + 1, len(switches.names))
     return drops
 
 
@@ -171,6 +196,10 @@ class _Switches:
         _weights_as_inputs(instrumented, {w.name for ws in found.values() for w in ws})
         off: Arrays = {flag: np.asarray(False) for flag in flags.values()}
         return cls(_session(instrumented), tuple(names), found, flags, off, encoding)
+
+    def knows(self, name: str) -> bool:
+        """Whether anything of the node can be quantized here: what lies in a subgraph cannot be fed."""
+        return bool(self.weights[name]) or name in self.flags
 
     def on(self, name: str) -> Arrays:
         """Feeds that quantize one node."""

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 
 from edgemodel_api.edgemodel import Exclude, Granularity, PruneMethod
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 
 from .channels import ChannelGroup, ChannelSlice, Kept, Labels, Tracer, channel_groups, constants, trace
 from .graph import array_of, copy_of, uses_of
@@ -223,7 +224,7 @@ def _stays(group: ChannelGroup, indices: Labels) -> Kept:
         raise InputError(f"group {group.name!r}: one of its {group.size} channels has to stay")
     if (np.diff(indices) <= 0).any() or indices[0] < 0 or indices[-1] >= group.size:
         raise InputError(
-            f"group {group.name!r}: give sorted indices of its {group.size} channels, 0 to {group.size - 1}"
+            f"group {group.name!r}: give sorted indices of its {counted(group.size, 'channel')}, 0 to {group.size - 1}"
         )
     stays: Kept = np.zeros(group.size, dtype=bool)
     stays[indices] = True

@@ -6,13 +6,20 @@ source's own kernels, at the source's speed, on any CPU. (DequantizeLinear is no
 A float16 weight is scaled in float32 and cast back: a Mul of halves has no kernel on most CPUs, so it is not folded.
 
 - int8, one scale per output channel: s = max |w| / 127, q = round(w / s), so |w − q·s| ≤ s/2.
+- stepped (a search's own): as int8 with a smaller largest number `limit`, per channel or for the whole weight; elements
+  below `dead` steps become 0. Numbers are chosen with s = max |w| / limit, rounded up to 8 significant bits, so that
+  |w − q·s| ≤ dead·s; what is stored is the s of 8 bits whose sum of (w − q·s)² over these numbers is not larger.
+- stepped with numbers of more than 8 bits: n = 16·high + low, two tensors of int8 instead of one of int16: in that the
+  entropy coder, which sees bytes, has one table for two kinds of them (measured on normal numbers of 10 bits: 9.9 bits
+  stored against 12.0).
 - int4 values −8…7, in int8 storage that an entropy coder halves, one scale per block of input channels per output
   channel (block-wise quantization; Dettmers et al. 2022, arXiv:2110.02861). The scale of each block is the one of
   `CLIPS`·max |w| / 7 with the least squared error: a block's largest weight may be clipped where the rest gains.
   |w − q·s| ≤ max(s/2, |w| − 7·s). Block scales are stored once and spread by a Gather over constants, also folded.
 - float16: stored half, cast to float; no scale. A tensor beyond ±65504 stays as it is.
 
-All are symmetric: zero stays zero, so pruning is kept.
+All are symmetric: zero stays zero, so pruning is kept. Of weights near their type's largest number a scale is the
+largest whose numbers the type still holds: the last bits of those weights are clipped.
 
 Why not ONNX's INT4 tensors, or onnxruntime's MatMulNBits? Measured with onnxruntime 1.32 on a 2048 × 2048 MatMul, one
 thread: what is stored is as large (2.36 MB entropy coded, either way); the expanded file is half as large (2.6 against
@@ -25,8 +32,9 @@ runtime. So int4 here is a way to store, which holds on every CPU and in every f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,16 +42,24 @@ import numpy.typing as npt
 from onnx import helper
 
 from .encodings import Encoding, Number
-from .graph import fresh, names_in, tensor_of
+from .graph import fresh, graphs, names_in, tensor_of
 from .weights import SCALE_SUFFIX, Weight, channels, from_channels
 
 #: Smaller tensors gain less than the nodes and scales around them cost.
 MIN_ELEMENTS = 256
 HALF_MAX = 65504.0
+#: Names of the nodes that decode a weight end with these, behind its own name.
+DECODING = ("/cast", "/cast_low", "/cast_scale", SCALE_SUFFIX, "/dequantize")
+#: And these, which read nothing that is stored.
+_NODES = (*DECODING, "/times", "/add", "/cast_back")
 #: Elements that are computed with together.
 _AT_ONCE = 2**20
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+#: Half a step: below it, what is rounded is zero anyway.
+_PLAIN = 0.5
 _LIMIT = {Number.INT8: 127, Number.INT4: 7}
+#: Numbers of more than eight bits: times how much the high part counts.
+BASE = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class Stored:
     """Numbers in the file. W ≈ numbers · (scales, each spread over the elements of its channel or block).
 
     Attributes:
-        numbers: int8 or float16, shape of W.
+        numbers: int8, int16 (of at most 12 bits: see `planes`) or float16, shape of W.
         scales: broadcastable to W after `spread`; None: no scale.
         spread: (axis, index of the block for each position along it) where scales are per block.
     """
@@ -59,6 +75,11 @@ class Stored:
     numbers: npt.NDArray[Any]
     scales: npt.NDArray[Any] | None = None
     spread: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    @property
+    def parts(self) -> tuple[npt.NDArray[Any], ...]:
+        """The tensors of numbers in the file."""
+        return planes(self.numbers) if self.numbers.dtype == np.int16 else (self.numbers,)
 
     def values(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """What the runtime computes at load, in the weight's own type."""
@@ -70,7 +91,42 @@ class Stored:
         return np.asarray(floats * scales, dtype=dtype)
 
 
-def store_weights(model: Any, chosen: Iterable[Weight], encoding: Encoding) -> tuple[tuple[Weight, ...], list[str]]:
+def planes(numbers: npt.NDArray[np.int16]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """(high, low) with numbers = 16·high + low and low in −8…7.
+
+    Args:
+        numbers: within −2040…2039.
+    """
+    low = (numbers + BASE // 2) % BASE - BASE // 2
+    return ((numbers - low) // BASE).astype(np.int8), low.astype(np.int8)
+
+
+#: (weight, its values, encoding) to its stored form: `encode`, or one that knows more (`compensate.Encoder`).
+Encode = Callable[[Weight, npt.NDArray[Any], Encoding], Stored | None]
+
+
+def plainly(weight: Weight, values: npt.NDArray[Any], encoding: Encoding) -> Stored | None:
+    """`encode`."""
+    return encode(values, weight.channel_axes, encoding)
+
+
+def limits_of(encoding: Encoding) -> tuple[int, int]:
+    """Smallest and largest number of an encoding of whole numbers."""
+    limit = encoding.limit or _LIMIT[encoding.weight]
+    return (-limit - 1 if encoding.block else -limit), limit
+
+
+def alike(a: Encoding, b: Encoding) -> bool:
+    """Whether two encodings of weights give about the same values: the same numbers, from steps that are nearly the same."""
+    if a == b or Number.FLOAT16 in (a.weight, b.weight):
+        return a == b
+    same = (a.weight, a.per_channel, a.block, a.dead) == (b.weight, b.per_channel, b.block, b.dead)
+    return same and limits_of(a) == limits_of(b)
+
+
+def store_weights(
+    model: Any, chosen: Iterable[Weight], encoding: Encoding, how: Encode = plainly
+) -> tuple[tuple[Weight, ...], list[str]]:
     """Rewrite some weights of a model, in place.
 
     Returns:
@@ -82,15 +138,16 @@ def store_weights(model: Any, chosen: Iterable[Weight], encoding: Encoding) -> t
     done: list[Weight] = []
     notes: list[str] = []
     taken = names_in(model.graph)
+    named = {n.name for g in graphs(model.graph) for n in g.node}
     for weight in chosen:
         values = weight.values()
         if encoding.weight is Number.FLOAT16 and values.dtype == np.float16:
             continue
-        stored = encode(values, weight.channel_axes, encoding)
+        stored = how(weight, values, encoding)
         if stored is None:
             notes.append(f"weight {weight.name!r} has values beyond ±{HALF_MAX:.0f}: it stays {values.dtype}")
             continue
-        _rewrite(weight, values.dtype, stored, taken)
+        _rewrite(weight, values.dtype, stored, taken, named)
         done.append(weight)
     return tuple(done), notes
 
@@ -112,24 +169,59 @@ def encode(values: npt.NDArray[Any], axes: tuple[int, ...], encoding: Encoding) 
     axes = axes if encoding.per_channel else ()
     rows = channels(values, axes)
     largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)).astype(np.float64)
-    scales = _scales(largest, _LIMIT[encoding.weight], values.dtype)
-    numbers = _rounded(rows, scales.astype(np.float64))
+    _, limit = limits_of(encoding)
+    scales = _scales(largest, limit, values.dtype, short=bool(encoding.limit))
+    numbers = _rounded(rows, scales.astype(np.float64), limit, encoding.dead)
+    if encoding.limit:
+        scales = _refitted(rows, numbers, scales, limit)
     kept = [n if i in axes else 1 for i, n in enumerate(values.shape)]
     return Stored(np.ascontiguousarray(from_channels(numbers, values.shape, axes)), scales.reshape(kept))
 
 
-def _rounded(rows: npt.NDArray[Any], scales: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
-    """Piece by piece: in float64 all of a large weight would take twice its room, several times."""
-    numbers = np.empty(rows.shape, dtype=np.int8)
-    width = max(1, min(rows.shape[1], _AT_ONCE))
-    height = max(1, _AT_ONCE // width)
-    for top in range(0, rows.shape[0], height):
-        for left in range(0, rows.shape[1], width):
-            part = rows[top : top + height, left : left + width].astype(np.float64)
-            part /= scales[top : top + height, None]
-            np.clip(np.rint(part, out=part), -127, 127, out=part)
-            numbers[top : top + height, left : left + width] = part
+def _rounded(rows: npt.NDArray[Any], scales: npt.NDArray[np.float64], limit: int, dead: float) -> npt.NDArray[Any]:
+    numbers = np.empty(rows.shape, dtype=np.int8 if limit <= np.iinfo(np.int8).max else np.int16)
+    for part in _pieces(rows.shape):
+        steps = rows[part].astype(np.float64)
+        steps /= scales[part[0], None]
+        small = np.abs(steps) < dead if dead > _PLAIN else None
+        np.clip(np.rint(steps, out=steps), -limit, limit, out=steps)
+        if small is not None:
+            steps[small] = 0
+        numbers[part] = steps
     return numbers
+
+
+def _refitted(
+    rows: npt.NDArray[Any], numbers: npt.NDArray[Any], scales: npt.NDArray[Any], limit: int
+) -> npt.NDArray[Any]:
+    """The scale of least squared error for numbers that are chosen: Σ w·q / Σ q², where that is better than `scales`."""
+    mixed, squares = np.zeros(len(rows)), np.zeros(len(rows))
+    before = scales.astype(np.float64)
+    # What overflows (sums of huge float64, scales past a half's range) is not better.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in _pieces(rows.shape):
+            found = numbers[part].astype(np.float64)
+            mixed[part[0]] += (rows[part] * found).sum(axis=1)
+            squares[part[0]] += (found * found).sum(axis=1)
+        found = _short(mixed / np.maximum(squares, 1), np.rint).astype(scales.dtype)
+        after = np.where((found > 0) & (found <= _largest_scale(limit, scales.dtype)), found, scales).astype(np.float64)
+        better = squares * after**2 - 2 * mixed * after <= squares * before**2 - 2 * mixed * before
+    return np.where(better, after, before).astype(scales.dtype)
+
+
+def _short(values: npt.NDArray[np.float64], rounding: Any) -> npt.NDArray[np.float64]:
+    """Rounded to eight significant bits: zero bytes are left, which the entropy coder stores in half the room."""
+    fraction, exponent = np.frexp(values)
+    return np.asarray(np.ldexp(rounding(np.ldexp(fraction, 8)), exponent - 8))
+
+
+def _pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Of a table: in float64 all of a large weight would take twice its room, several times."""
+    width = max(1, min(shape[1], _AT_ONCE))
+    height = max(1, _AT_ONCE // width)
+    for top in range(0, shape[0], height):
+        for left in range(0, shape[1], width):
+            yield slice(top, top + height), slice(left, left + width)
 
 
 def _in_blocks(values: npt.NDArray[Any], axes: tuple[int, ...], block: int, limit: int) -> Stored:
@@ -166,13 +258,17 @@ def _least_error(
     rows: npt.NDArray[np.float64], limit: int, dtype: npt.DTypeLike
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int8]]:
     largest = np.abs(rows).max(axis=1, initial=0.0)
+    # Exact, by powers of two: squares of the largest float64 would overflow.
+    _, exponent = np.frexp(largest)
+    rows = np.ldexp(rows, -exponent[:, None])
+    most = _largest_scale(limit + 1, np.dtype(dtype))
     best = np.full(len(rows), np.inf)
     scales = _scales(largest, limit, dtype)
     numbers = np.zeros(rows.shape, dtype=np.int8)
     for clip in CLIPS:
         trial = _scales(largest * clip, limit, dtype)
-        wide = trial[:, None].astype(np.float64)
-        rounded = np.clip(np.rint(rows / wide), -limit - 1, limit)
+        wide = np.ldexp(trial.astype(np.float64), -exponent)[:, None]
+        rounded = np.clip(np.rint(rows / wide), np.where(trial <= most, -limit - 1, -limit)[:, None], limit)
         error = ((rounded * wide - rows) ** 2).sum(axis=1)
         # A strict comparison: of equal errors the wider range wins, on every machine.
         better = error < best * (1 - 1e-9)
@@ -182,13 +278,33 @@ def _least_error(
     return scales, numbers
 
 
-def _scales(largest: npt.NDArray[np.float64], limit: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Max / limit in the weight's type, rounded up, so that the largest is not clipped; 1 for channels of zeros."""
-    scales: npt.NDArray[Any] = (largest / limit).astype(dtype)
-    low = scales.astype(np.float64) * limit < largest
+def _scales(
+    largest: npt.NDArray[np.float64], limit: int, dtype: npt.DTypeLike, *, short: bool = False
+) -> npt.NDArray[Any]:
+    """Max / limit in the weight's type, rounded up, so that the largest is not clipped; 1 for channels of zeros.
+
+    No larger than what keeps `limit` steps finite.
+    """
+    most = _largest_scale(limit, np.dtype(dtype))
+    # Infinite, where `most` is taken: the largest float64, rounded up.
+    with np.errstate(over="ignore"):
+        wanted = _short(largest / limit, np.ceil) if short else largest / limit
+        scales: npt.NDArray[Any] = np.minimum(wanted, most).astype(dtype)
+        low = scales.astype(np.float64) * limit < largest
     scales[low] = np.nextafter(scales[low], np.asarray(np.inf, dtype=dtype))
     scales[scales == 0] = 1
-    return scales
+    return np.asarray(np.minimum(scales, most))
+
+
+@cache
+def _largest_scale(limit: int, dtype: np.dtype[Any]) -> float:
+    """The largest of this type whose product with `limit` is finite, as the runtime computes it."""
+    number, up, down = np.asarray([limit]), np.asarray(np.inf, dtype), np.asarray(0, dtype)
+    with np.errstate(over="ignore"):
+        found = np.nextafter(np.asarray([np.finfo(dtype).max / limit], dtype), up)
+        while not np.isfinite(Stored(number, found).values(dtype)).all():
+            found = np.nextafter(found, down)
+    return float(found[0])
 
 
 def _computed(dtype: npt.DTypeLike) -> npt.DTypeLike:
@@ -196,7 +312,7 @@ def _computed(dtype: npt.DTypeLike) -> npt.DTypeLike:
     return np.float32 if np.dtype(dtype) == np.float16 else dtype
 
 
-def _rewrite(weight: Weight, dtype: npt.DTypeLike, stored: Stored, taken: set[str]) -> None:
+def _rewrite(weight: Weight, dtype: npt.DTypeLike, stored: Stored, taken: set[str], named: set[str]) -> None:
     graph, name = weight.graph, weight.name
 
     def constant(array: npt.NDArray[Any], suffix: str) -> str:
@@ -204,31 +320,49 @@ def _rewrite(weight: Weight, dtype: npt.DTypeLike, stored: Stored, taken: set[st
         graph.initializer.append(tensor)
         return str(tensor.name)
 
+    stem = _stem(name, named)
     index = next(i for i, t in enumerate(graph.initializer) if t.name == name)
     del graph.initializer[index]
     to, inner = (helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in (dtype, _computed(dtype)))
     suffix = "/half" if stored.scales is None else "/quantized"
-    numbers = constant(stored.numbers, suffix)
+    numbers, *rest = (constant(part, suffix) for part in stored.parts)
     nodes = []
     if stored.scales is None:
-        nodes.append(helper.make_node("Cast", [numbers], [name], name=f"{name}/cast", to=to))
+        nodes.append(helper.make_node("Cast", [numbers], [name], name=f"{stem}/cast", to=to))
     else:
         cast = fresh(f"{name}/float", taken)
         scales = constant(stored.scales, "/scale")
-        nodes.append(helper.make_node("Cast", [numbers], [cast], name=f"{name}/cast", to=inner))
+        nodes.append(helper.make_node("Cast", [numbers], [cast], name=f"{stem}/cast", to=inner))
+        for low in rest:
+            base = constant(np.asarray(BASE, dtype=helper.tensor_dtype_to_np_dtype(inner)), "/base")
+            high, small, both = (fresh(name + s, taken) for s in ("/high", "/low", "/whole"))
+            nodes.append(helper.make_node("Mul", [cast, base], [high], name=f"{stem}/times"))
+            nodes.append(helper.make_node("Cast", [low], [small], name=f"{stem}/cast_low", to=inner))
+            nodes.append(helper.make_node("Add", [high, small], [both], name=f"{stem}/add"))
+            cast = both
         if stored.spread is not None:
             axis, positions = stored.spread
             where = constant(positions, "/block")
             spread = fresh(f"{name}/scales", taken)
-            nodes.append(helper.make_node("Gather", [scales, where], [spread], name=f"{name}{SCALE_SUFFIX}", axis=axis))
+            nodes.append(helper.make_node("Gather", [scales, where], [spread], name=f"{stem}{SCALE_SUFFIX}", axis=axis))
             scales = spread
         if inner == to:
-            nodes.append(helper.make_node("Mul", [cast, scales], [name], name=f"{name}/dequantize"))
+            nodes.append(helper.make_node("Mul", [cast, scales], [name], name=f"{stem}/dequantize"))
         else:
             wide, product = fresh(f"{name}/scale_float", taken), fresh(f"{name}/product", taken)
-            nodes.append(helper.make_node("Cast", [scales], [wide], name=f"{name}/cast_scale", to=inner))
-            nodes.append(helper.make_node("Mul", [cast, wide], [product], name=f"{name}/dequantize"))
-            nodes.append(helper.make_node("Cast", [product], [name], name=f"{name}/cast_back", to=to))
+            nodes.append(helper.make_node("Cast", [scales], [wide], name=f"{stem}/cast_scale", to=inner))
+            nodes.append(helper.make_node("Mul", [cast, wide], [product], name=f"{stem}/dequantize"))
+            nodes.append(helper.make_node("Cast", [product], [name], name=f"{stem}/cast_back", to=to))
     # In front of all readers; `insert` moves nodes without copying, so graphs inside them stay the same objects.
     for node in reversed(nodes):
         graph.node.insert(0, node)
+    named.update(n.name for n in nodes)
+
+
+def _stem(name: str, named: set[str]) -> str:
+    """What the nodes' names begin with: the weight's name, unless the model has a node of such a name."""
+    found, n = name, 1
+    while any(found + suffix in named for suffix in _NODES):
+        n += 1
+        found = f"{name}_{n}"
+    return found

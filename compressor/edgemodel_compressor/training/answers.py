@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import Progress
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.evaluate.runner import Array, Arrays, Run, batch_rows, runner
 from edgemodel_compressor.formats.onnx_model import open_session
 from edgemodel_compressor.formats.signature import fixed_batch, inputs_of
@@ -139,7 +140,7 @@ class Answers:
                 if answer.ndim == 0 or len(answer) != len(padded):
                     raise InputError(
                         f"the teacher's tensor {self._wanted[name].tensor!r} has shape {list(answer.shape)} for"
-                        f" {len(padded)} samples: its first axis must be the samples"
+                        f" {counted(len(padded), 'sample')}: its first axis must be the samples"
                     )
                 pieces[name].append(np.ascontiguousarray(answer[: len(some)]))
         shapes = {name: {p.shape[1:] for p in parts} for name, parts in pieces.items()}

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from onnx import helper
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.evaluate.runner import Arrays
 from edgemodel_compressor.steps.graph import constant_values, copy_of, sort_nodes, subgraphs, uses_of
 from edgemodel_compressor.steps.prepare import infer_shapes
@@ -125,8 +126,8 @@ def shallower(model: Any, share: float, *, rows: Arrays | None = None) -> tuple[
         dropped += [u for i, u in enumerate(run.units) if i not in kept]
     if not dropped:
         raise InputError(
-            f"student.depth: {share:.0%} of the model's {total} repeated blocks is all of them: give less, or use"
-            " student.width or student.rank"
+            f"student.depth: {share:.0%} of the model's {counted(total, 'repeated block')} is all of them: give less,"
+            " or use student.width or student.rank"
         )
     return _without(model, dropped), total, total - len(dropped)
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.formats.functions import check_calls, domain_of, local_functions
 from edgemodel_compressor.formats.tensors import node_label, subgraphs
@@ -102,7 +103,7 @@ class Differentiable:
         import jax
 
         if rows % batch:
-            raise InputError(f"{rows} rows for a model whose batch is {batch}: give a multiple of {batch}")
+            raise InputError(f"{counted(rows, 'row')} for a model whose batch is {batch}: give a multiple of {batch}")
         parts = {name: v.reshape(rows // batch, batch, *v.shape[1:]) for name, v in values.items()}
         found = jax.vmap(lambda one: _outputs(self._model, {**one, **learnt}))(parts)
         return {

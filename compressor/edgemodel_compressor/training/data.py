@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.evaluate.runner import Array, Arrays
 
 Rows = npt.NDArray[np.int64]
@@ -131,8 +132,8 @@ def split(samples: int, *, seed: int, unit: int = 1) -> Split:
     """
     if samples < unit:
         raise InputError(
-            f"the model to train takes {unit} samples at a time and the training data has {samples}: give more, or a"
-            " model with a smaller or free batch"
+            f"the model to train takes {counted(unit, 'sample')} at a time and the training data has {samples}: give"
+            " more, or a model with a smaller or free batch"
         )
     order: Rows = np.random.default_rng([seed, 1]).permutation(samples).astype(np.int64)
     held = max(samples // 10 // unit, 1) * unit

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from onnx import ValueInfoProto
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.evaluate.runner import Array, Arrays
 from edgemodel_compressor.steps.graph import attribute, copy_of, is_standard, opset
 
@@ -108,8 +109,8 @@ def heads(
     for name, answer in teacher_says.items():
         if not np.issubdtype(answer.dtype, np.floating) or answer.ndim == 0 or len(answer) != rows:
             notes.append(
-                f"output {name!r} ({answer.dtype} {list(answer.shape)} for {rows} samples) is not learned: it has no"
-                " float numbers for each sample"
+                f"output {name!r} ({answer.dtype} {list(answer.shape)} for {counted(rows, 'sample')}) is not learned:"
+                " it has no float numbers for each sample"
             )
             continue
         head = _head(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgemodel_api.edgemodel import DistillMethod, PruneMethod, Student
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import parse_percent
+from edgemodel_api.quantities import counted, parse_percent
 from edgemodel_compressor.evaluate.runner import Arrays
 from edgemodel_compressor.steps.graph import copy_of
 from edgemodel_compressor.steps.prepare import prepare
@@ -65,10 +65,11 @@ def derive(teacher: Any, student: Student, *, method: DistillMethod, seed: int, 
     before = _numbers(model)
     if student.depth is not None:
         model, total, stayed = shallower(model, parse_percent(student.depth), rows=rows if transfers else None)
-        notes.append(f"depth {student.depth}: {stayed} of {total} repeated blocks stay")
+        of = f"of {total} repeated blocks"
+        notes.append(f"depth {student.depth}: {counted(stayed, f'{of} stays', f'{of} stay')}")
     if student.width is not None:
         model, kept, groups = _narrower(model, student.width)
-        notes.append(f"width {student.width}: channels of {groups} groups were reduced")
+        notes.append(f"width {student.width}: channels of {counted(groups, 'group')} were reduced")
     if student.rank is not None:
         model, count = low_rank(model, parse_percent(student.rank))
         if not count:
@@ -76,7 +77,7 @@ def derive(teacher: Any, student: Student, *, method: DistillMethod, seed: int, 
                 f"student.rank: at {student.rank} of the full rank no weight of this model gets smaller: give less, or use"
                 " student.width or student.depth"
             )
-        notes.append(f"rank {student.rank}: {count} weights became two smaller ones")
+        notes.append(f"rank {student.rank}: {counted(count, 'weight')} became two smaller ones")
     if not transfers:
         model = initialised(model, seed=seed, rows=rows)
     notes = [f"the student has {_numbers(model):,} weights, the teacher {before:,} ({'; '.join(notes)})"]
@@ -101,7 +102,13 @@ def given(teacher: Any, student: Any, *, method: DistillMethod, seed: int, rows:
         for tensor in model.graph.initializer:
             if tensor.name in drawn and (everything or tensor.name in constant):
                 tensor.CopyFrom(drawn[tensor.name])
-        notes.append(f"{len(constant)} weights of the student's file were constant and have been drawn anew")
+        notes.append(
+            counted(
+                len(constant),
+                "weight of the student's file was constant and has been drawn anew",
+                "weights of the student's file were constant and have been drawn anew",
+            )
+        )
     if method is DistillMethod.PARAMETER:
         theirs = {w.name: w for w in weights(teacher)}
         same = [w for w in weights(model) if w.name in theirs and theirs[w.name].shape == w.shape]
@@ -117,7 +124,7 @@ def given(teacher: Any, student: Any, *, method: DistillMethod, seed: int, rows:
             shared = other is not None and other.dims == tensor.dims and other.data_type == tensor.data_type
             if shared and (tensor.name in names or len(tensor.dims) == 1):
                 tensor.CopyFrom(other)
-        notes.append(f"{len(same)} weights of the student are the teacher's")
+        notes.append(f"{counted(len(same), 'weight of the student is', 'weights of the student are')} the teacher's")
     notes.insert(0, f"the student has {_numbers(model):,} weights, the teacher {_numbers(teacher):,}")
     return Derived(model, {}, tuple(notes))
 

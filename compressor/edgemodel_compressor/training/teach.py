@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.evaluate.runner import Arrays
 from edgemodel_compressor.formats.signature import fixed_batch, inputs_of
 from edgemodel_compressor.progress import Report
@@ -114,8 +115,8 @@ def teach(
     more = [*notes, *learned.notes]
     if rows.shared:
         more.append(
-            f"{data.samples} training samples are too few to hold some out: the best epoch was told by the same samples"
-            " that were learned"
+            f"{counted(data.samples, 'training sample is', 'training samples are')} too few to hold some out: the best"
+            " epoch was told by the same samples that were learned"
         )
     return Taught(with_parameters(student, learned.parameters), learned, tuple(more))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_api.report import Verification, VerifiedHow
 from edgemodel_compressor.evaluate.runner import Arrays
 
@@ -96,9 +97,10 @@ def _missing(machines: Machines, hardware_class: str, path: Path, samples: Sampl
         return row.replace(message=f"{row.message}; counted on {COUNTED} samples, no sum leaves 16 bits there")
     worst = max(beyond, key=lambda s: (not math.isfinite(s.error), s.error))
     size = f"{worst.error:.2%}" if math.isfinite(worst.error) else "up to half"
+    many = counted(len(beyond), "of its layers leaves", "of its layers leave")
     return row.replace(
         holds=None if math.isfinite(worst.error) and worst.error <= HARMLESS else False,
-        message=f"{row.message}; counted, {len(beyond)} of its layers leave 16 bits there: {worst.node!r} errs by {size}",
+        message=f"{row.message}; counted, {many} 16 bits there: {worst.node!r} errs by {size}",
     )
 
 
@@ -120,9 +122,9 @@ def _row(machine: Machine, ran: Ran, here: Ran, own: Judged | str | None, sample
     holds = not judged.over or (as_here and ran is not here)
     message = "" if holds else f"quality drops by {judged.drop:.2%} there"
     if not holds and isinstance(own, Judged) and ran is not here:
-        message += f", by {own.drop:.2%} here, on the same {row.samples} samples"
+        message += f", by {own.drop:.2%} here, on the same {counted(row.samples, 'sample')}"
     if ran.late:
-        message = "; ".join(filter(None, (message, f"{row.samples} samples: {ran.failure}")))
+        message = "; ".join(filter(None, (message, f"{counted(row.samples, 'sample')}: {ran.failure}")))
     return row.replace(quality=judged.quality, quality_drop=judged.drop, max_error=error, holds=holds, message=message)
 
 

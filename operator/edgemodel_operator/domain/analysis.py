@@ -129,6 +129,9 @@ def _noted(
 ) -> AnalysisStatus:
     """One measurement, counted; the same record, if it changes nothing (no status is written for the sake of a time)."""
     held = rollout.finished_at is not None
+    if not held and r.failures > limit:
+        # It is decided with the first one too many, whatever else was measured until somebody looked.
+        return r
     same = r.outcome is m.outcome and not anew
     fresh = {"outcome": m.outcome, "value": m.value, "measured_at": m.at}
     if m.outcome is AnalysisOutcome.INCONCLUSIVE:
@@ -139,7 +142,7 @@ def _noted(
         return r.replace(**fresh, message=m.message, inconclusive=count, inconclusive_since=since)
     fresh |= {"message": "", "inconclusive": 0, "inconclusive_since": None}
     if m.outcome is AnalysisOutcome.FAILURE:
-        return r if same and held and r.failures > limit else r.replace(**fresh, failures=r.failures + 1)
+        return r if same and r.failures > limit else r.replace(**fresh, failures=r.failures + 1)
     confirms = _shows_wave(m.at, rollout) and not _shows_wave(r.measured_at, rollout)
     if same and not confirms and not (held and r.failures):
         return r

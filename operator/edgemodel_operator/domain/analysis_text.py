@@ -5,11 +5,11 @@ from __future__ import annotations
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Analysis, EdgeModel
 from edgemodel_api.edgemodel_status import AnalysisOutcome, AnalysisStatus, RolloutStatus
-from edgemodel_api.quantities import parse_duration
+from edgemodel_api.quantities import counted, parse_duration
 
 from .analysis import STALLED_AFTER, pending, record_of, too_many
 from .outcome import Flag, Say
-from .text import clock, counted, shortened
+from .text import clock, shortened
 
 _REASONS = {
     AnalysisOutcome.SUCCESS: reasons.ANALYSIS_SUCCEEDED,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from edgemodel_api.edgemodel_status import EdgeModelStatus, NodeCounts, RolloutStatus
+from edgemodel_api.quantities import counted
 
 from .assign import Goal
 from .failures import failures_of
 from .observed import Observed
 from .pool import Pool, Stage
 from .slots import slots, takes_slot
-from .text import counted, listed
+from .text import listed
 
 
 def node_counts(pool: Pool, revision: str, rollout: RolloutStatus | None) -> NodeCounts:

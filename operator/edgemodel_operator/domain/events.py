@@ -5,10 +5,11 @@ from __future__ import annotations
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import EdgeModelStatus, RolloutStatus
 from edgemodel_api.meta import Condition, get_condition
+from edgemodel_api.quantities import counted
 
 from .actions import Event
 from .counts import in_numbers
-from .text import counted, listed
+from .text import listed
 
 
 def events_of(before: EdgeModelStatus, after: EdgeModelStatus) -> tuple[Event, ...]:

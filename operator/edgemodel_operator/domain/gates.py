@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import Approval
 from edgemodel_api.edgemodel_status import ANNOTATION_APPROVED, RolloutStatus
+from edgemodel_api.quantities import counted
 
 from . import analysis, analysis_text
 from .assign import Goal
@@ -12,7 +13,7 @@ from .observed import Observed
 from .outcome import Say
 from .pool import Pool, Stage
 from .stand import Line, Stand
-from .text import clock, counted
+from .text import clock
 from .windows import WindowState
 
 

@@ -13,14 +13,15 @@ from edgemodel_api.edgemodel_status import (
     EdgeModelStatus,
     JobStatus,
 )
+from edgemodel_api.formats import RUNTIMES_OF, Format
 from edgemodel_api.job import JobResult, JobSpec, Outcome, VariantSummary
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 
 from .actions import StartJob
 from .backoff import backoff
 from .choose import SOURCE
 from .observed import JobState, Observed
-from .text import clock, counted, shortened
+from .text import clock, listed, shortened
 
 #: Tries of one revision's Job before it stalls.
 JOB_TRIES = 5
@@ -99,13 +100,17 @@ def _done(status: EdgeModelStatus) -> Compressed:
         return Compressed(
             status, reasons.COMPRESSION_SUCCEEDED, "the artifact of an earlier rollout is used", done=True
         )
-    smallest = min(accepted, key=lambda c: (c.size_bytes, c.name))
-    source = next((c for c in status.candidates if c.name == SOURCE), None)
-    beside = f", the source {format_bytes(source.size_bytes)}" if source is not None else ""
-    message = (
-        f"{counted(len(accepted), 'accepted variant')} for {', '.join(status.platforms)}; the smallest, {smallest.name},"
-        f" has {format_bytes(smallest.size_bytes)}{beside}"
-    )
+    for_nodes = [c for c in accepted if RUNTIMES_OF[c.format or Format.ONNX]]
+    where = ", ".join(status.platforms)
+    message = f"{counted(len(for_nodes), 'accepted variant')} for {where}"
+    if for_nodes:
+        smallest = min(for_nodes, key=lambda c: (c.size_bytes, c.name))
+        source = next((c for c in status.candidates if c.name == SOURCE), None)
+        beside = f", the source {format_bytes(source.size_bytes)}" if source is not None else ""
+        message += f"; the smallest, {smallest.name}, has {format_bytes(smallest.size_bytes)}{beside}"
+    if others := [c for c in accepted if c not in for_nodes]:
+        kinds = listed(sorted({f"{c.format} for {c.platform}" for c in others}))
+        message += f"; and {len(others)} of {kinds}, which no node gets, as none has a runtime for it"
     return Compressed(status, reasons.COMPRESSION_SUCCEEDED, shortened(message), done=True)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import EdgeModelStatus
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 
 from . import analysis, rollback
 from .analysis_text import analyzed
@@ -19,10 +20,10 @@ from .job import Compressed, compress
 from .observed import Observed
 from .outcome import Flag, Outcome, Say
 from .pool import Pool
-from .resolve import usable_platforms
+from .resolve import usable_platforms, would_help
 from .rollout import Rolled, roll
 from .runnable import unable
-from .text import clock, counted, listed, shortened
+from .text import clock, listed, shortened
 from .trial import Tried, is_open, trials
 from .windows import WindowState, window_state
 
@@ -97,7 +98,12 @@ def _no_platform(observed: Observed, pool: Pool) -> str:
     return (
         f"none of {counted(len(pool), 'node')} has a platform for {formats} ({', '.join(sorted(usable_platforms(observed.model)))}):"
         f" {len(silent)} never reported{_which(silent)}, {len(other)} with another one{_which(other)}"
+        + _remedy(would_help(observed.model, [m.platform or "" for m in pool]))
     )
+
+
+def _remedy(text: str) -> str:
+    return f"; {text}" if text else ""
 
 
 def _which(names: list[str]) -> str:
@@ -190,7 +196,7 @@ def _rolling(
     pool, status, rollout = rolled.pool, rolled.status, rolled.status.rollout
     if rollout is None:
         raise AssertionError("a rollout that has not begun")
-    text = _numbers(rolled, goal)
+    text = _numbers(observed, rolled, goal)
     wakes = rolled.wakes
     if rollout.finished_at is None:
         say = _progress(observed, rolled, goal, window, text)
@@ -215,11 +221,13 @@ def _rolling(
     return Outcome(pool, status, Flag(False, short), compressed, trialed, rolled_out, short, wakes=wakes)
 
 
-def _numbers(rolled: Rolled, goal: Goal) -> str:
+def _numbers(observed: Observed, rolled: Rolled, goal: Goal) -> str:
     pool, status = rolled.pool, rolled.status
     text = in_numbers(node_counts(pool, status.revision, status.rollout))
-    unfit = sum(m.online and goal.meant_for(m) is None for m in pool)
-    text += f", {unfit} without a fitting variant" if unfit else ""
+    unfit = [m for m in pool if m.online and goal.meant_for(m) is None]
+    if unfit:
+        why = would_help(observed.model, [m.platform or "" for m in unfit])
+        text += f", {len(unfit)} without a fitting variant" + (f" ({why})" if why else "")
     text += f", {without}" if (without := unable(pool, goal)) else ""
     return shortened(text + (f"; failed: {summary(rolled.failures)}" if rolled.failures else ""), 700)
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import EdgeModelStatus, RolloutStatus
+from edgemodel_api.quantities import counted
 
 from .actions import Action, Assign, AssignTrial, Event, Unassign, UnassignTrial
 from .analysis import Probe
@@ -19,7 +20,7 @@ from .outcome import Flag, Outcome, Say
 from .phases import decide
 from .pool import Member, Pool, goes_offline_at, members, outsiders
 from .resolve import wanted_revision
-from .text import counted, listed
+from .text import listed
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,18 @@ def usable_platforms(model: EdgeModel) -> frozenset[str]:
     return frozenset(str(p) for f in model.spec.formats for p in PLATFORMS_OF[f])
 
 
+def would_help(model: EdgeModel, platforms: Iterable[str]) -> str:
+    """What to add to the spec's formats for the platforms that these are not built for, for a message; empty: nothing helps.
+
+    Of arm/v7 nodes that is TFLite.
+    """
+    usable, found = usable_platforms(model), sorted({p for p in platforms if p})
+    for other in (f for f in PLATFORMS_OF if f not in model.spec.formats):
+        if helped := [p for p in found if p not in usable and p in PLATFORMS_OF[other]]:
+            return f"{' and '.join(model.spec.formats)} cannot run on {', '.join(helped)}: add {other} to spec.formats"
+    return ""
+
+
 def pool_platforms(model: EdgeModel, nodes: Iterable[EdgeNode]) -> tuple[str, ...]:
     """Usable platforms of the pool's nodes, sorted; nodes that never reported have none."""
     usable = usable_platforms(model)

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import FAILED_NODES_LIMIT, EdgeModelStatus, RevisionResult, RolloutStatus
+from edgemodel_api.quantities import counted
 
 from . import admission, analysis, assign, history
 from .assign import Goal
@@ -21,7 +22,7 @@ from .outcome import Say
 from .pool import Pool, Stage
 from .slots import used_slots
 from .stand import Line, Stand
-from .text import counted, shortened
+from .text import shortened
 from .windows import WindowState
 
 

@@ -12,10 +12,11 @@ from edgemodel_api import reasons
 from edgemodel_api.edgemodel_status import CandidateStatus, VariantStatus
 from edgemodel_api.formats import RUNTIMES_OF, Format
 from edgemodel_api.hardware import HardwareClass
+from edgemodel_api.quantities import counted
 
 from .assign import Goal
 from .pool import Member, Pool
-from .text import counted, listed, shortened
+from .text import listed, shortened
 
 
 def formats_on(candidates: Iterable[CandidateStatus], platform: str) -> frozenset[Format]:

@@ -23,11 +23,6 @@ def listed(items: Sequence[str], limit: int = 5) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """`1 node`, `2 nodes`."""
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
-
-
 def clock(at: datetime) -> str:
     """`2026-01-02 12:00:05Z`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from edgemodel_api import reasons
+from edgemodel_api.edgemodel import EdgeModelSpec, Objective
 from edgemodel_api.edgemodel_status import CandidateStatus, EdgeModelStatus, VariantStatus
 from edgemodel_api.edgenode import ArtifactTarget, AssignedTrial, TrialResult
 from edgemodel_api.hardware import HardwareClass
+from edgemodel_api.quantities import counted
 
 from .choose import candidates_for, choose, judge, measurable
 from .observed import Observed
 from .pool import Member, Pool
 from .runnable import formats_for, formats_on, loads, no_runtime
-from .text import counted, listed, shortened
+from .text import listed, shortened
 
 #: So many nodes of a class may turn out unable to measure anything before the class is refused.
 TRIAL_NODES = 3
@@ -133,7 +135,7 @@ def _target(status: EdgeModelStatus, c: CandidateStatus) -> ArtifactTarget:
 def _trial(
     observed: Observed, status: EdgeModelStatus, m: Member, fitting: tuple[CandidateStatus, ...]
 ) -> AssignedTrial:
-    meta, told = observed.model.metadata, m.trial
+    meta, told, compression = observed.model.metadata, m.trial, observed.model.spec.compression
     return AssignedTrial(
         namespace=meta.namespace,
         name=meta.name,
@@ -141,7 +143,14 @@ def _trial(
         candidates=tuple(_target(status, c) for c in fitting),
         assigned_at=told.assigned_at if told is not None and told.revision == status.revision else observed.now,
         health_check=observed.model.spec.health_check,
+        max_slowdown="0%" if _by_the_clock(observed.model.spec) else compression.budget.max_slowdown,
     )
+
+
+def _by_the_clock(spec: EdgeModelSpec) -> bool:
+    """Whether a latency decides by itself, or by a percent or two: no pair of processes is trusted alone there."""
+    limits = (spec.compression.budget.max_latency, spec.health_check.max_latency_p99)
+    return spec.compression.objective is Objective.FASTEST or any(limits)
 
 
 def _handed_over(

@@ -7,11 +7,11 @@ from datetime import timedelta
 from edgemodel_api import reasons
 from edgemodel_api.edgemodel import DeletionPolicy, EdgeModel
 from edgemodel_api.errors import EdgeModelError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_oci.reference import Reference
 from edgemodel_oci.remove import remove_all
 from edgemodel_operator.domain.actions import Event
-from edgemodel_operator.domain.text import counted, shortened
+from edgemodel_operator.domain.text import shortened
 
 #: For one repository. A registry that does not answer must not hold back a namespace that is being deleted.
 WITHIN = timedelta(seconds=30)

@@ -72,8 +72,8 @@ def _note(pod: Body) -> str:
         reason = container.get("state", {}).get("waiting", {}).get("reason", "")
         if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
             return f"the image {container.get('image', '')} cannot be pulled: see --job-image and --job-pull-secrets"
-        if reason == "ContainerCreating" and _waits_for_volumes(status):
-            return f"its pod waits for {_mounted(pod)}: create what is missing, with the keys that it needs"
+        if reason == "ContainerCreating" and _waits_for_volumes(status) and (mounted := _mounted(pod)):
+            return f"its pod waits for {mounted}: create what is missing, with the keys that it needs"
         if reason.startswith("Create"):
             said = container["state"]["waiting"].get("message", "")
             return f"its container cannot be made: {reason}: {said[:200]}"
@@ -87,12 +87,12 @@ def _waits_for_volumes(status: Mapping[str, Any]) -> bool:
 
 
 def _mounted(pod: Body) -> str:
-    """The Secrets and claims of a pod. Which of them is missing only the pod's events say."""
+    """The Secrets and claims of a pod; empty: it has none that could be missing. Which of them is only its events say."""
     volumes = pod.get("spec", {}).get("volumes") or ()
     secrets = {v["secret"]["secretName"] for v in volumes if "secret" in v}
     claims = {v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v}
     named = [f"the Secret {name}" for name in sorted(secrets)] + [f"the claim {name}" for name in sorted(claims)]
-    return " and ".join(named) or "its volumes"
+    return " and ".join(named)
 
 
 def _finish(job: Body) -> Mapping[str, Any]:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from ...unit.compressor_inputs.conftest import build, session_build  # noqa: F401, TID252
+
 CONTENT = bytes(range(256)) * 1200  # 300 KiB
 
 

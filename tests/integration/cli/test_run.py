@@ -129,7 +129,7 @@ def test_one_run_at_a_time_and_every_end_leaves_nothing(project):
 
     timed_out = project.run("--nodes", "2", "--timeout", "5s")
     assert timed_out.code == 1, timed_out
-    waits_for = r"TimedOut: not rolled out within --timeout 5\.0 s; (Compressing|Trialing|RollingOut|Soaking): .+"
+    waits_for = r"TimedOut: not rolled out within --timeout 5 s; (Compressing|Trialing|RollingOut|Soaking): .+"
     assert re.fullmatch(waits_for, timed_out.json["rollout"]["reason"])
     assert project.left_over() == []
 

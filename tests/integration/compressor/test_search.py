@@ -1,13 +1,12 @@
 """Whole searches: with workers as without, from the cache as anew, stopped in time, learned; and why nothing passed."""
 
-import json
-
 import numpy as np
 import pytest
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import Outcome
 from edgemodel_compressor import deadline, workers
+from edgemodel_compressor.summary import to_bytes
 
 FEW = {"search": {"maxCandidates": 11}}
 WEIGHTS = {"quantize": {"precision": "Int8", "activations": "None"}}
@@ -137,7 +136,7 @@ def test_why_nothing_passed(lab):
     assert found.costly_layers
     assert any("would let" in s and "maxSize" in s for s in found.suggestions)
     assert found.suggestions[0] in result.message
-    assert len(json.dumps(result.to_json())) <= 4096
+    assert len(to_bytes(result)) <= 4096
 
 
 def training(lab, rows=600):

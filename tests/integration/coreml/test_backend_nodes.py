@@ -6,7 +6,6 @@ such a node, all inputs but the first become constants.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from tests.onnx_nodes import node_tests
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.formats import coreml
@@ -62,14 +62,8 @@ AS_ONNXRUNTIME = {
 
 
 def cases() -> dict[str, list[Any]]:
-    from onnx.backend.test.case.node import collect_testcases
-
     found: dict[str, list[Any]] = {}
-    with warnings.catch_warnings():
-        # Cases of other operators overflow and divide by zero on purpose.
-        warnings.simplefilter("ignore")
-        every = collect_testcases(None)
-    for case in every:
+    for case in node_tests():
         nodes = case.model.graph.node
         known = all(n.op_type in coreml.OPS for n in nodes) and not any(n.domain for n in nodes)
         plain = all(isinstance(x, (np.ndarray, np.generic)) for ins, _ in case.data_sets for x in ins)

@@ -218,6 +218,20 @@ class AgentProcess:
 
         return self.wait(f"{target.revision} serves", serves, timeout)
 
+    def switched_under_load(self, load: "type[Load]", first: ArtifactTarget, *others: ArtifactTarget) -> set[float]:
+        """Serve the first, then the others in turn, while requests never stop: none may fail; what they were answered."""
+        self.start()
+        self.assign(first)
+        endpoint = self.wait_serving(first).running.endpoint
+        with load(endpoint) as clients:
+            for target in others:
+                self.assign(target)
+                assert self.wait_serving(target).running.endpoint == endpoint
+                seen = len(clients.answers)
+                self.wait("answers", lambda _, n=seen: len(clients.answers) > n + 50)
+        assert clients.failures == []
+        return set(clients.answers)
+
     def wait_failed(self, target: ArtifactTarget, name: str = "m") -> ModelStatus:
         def failed(agent: AgentProcess) -> ModelStatus | None:
             m = agent.model(name)

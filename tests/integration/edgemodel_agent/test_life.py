@@ -46,18 +46,7 @@ def test_heartbeat_goes_on_when_nothing_changes(agent, registry):
 
 def test_switch_under_load_loses_no_request(agent, registry, load):
     one, two, three = (registry.one(f"r{i}", float(i)) for i in (1, 2, 3))
-    agent.start()
-    agent.assign(one)
-    endpoint = agent.wait_serving(one).running.endpoint
-    with load(endpoint) as clients:
-        for target in (two, three, two):
-            agent.assign(target)
-            model = agent.wait_serving(target)
-            assert model.running.endpoint == endpoint
-            seen = len(clients.answers)
-            agent.wait("answers", lambda _a, n=seen: len(clients.answers) > n + 50)
-    assert clients.failures == []
-    assert set(clients.answers) == {1.0, 2.0, 3.0}
+    assert agent.switched_under_load(load, one, two, three, two) == {1.0, 2.0, 3.0}
     agent.wait("the old server is gone", lambda a: len(a.servers()) == 1)
 
 

@@ -141,18 +141,7 @@ def test_the_control_socket_times_and_infers_as_with_onnx(serve, tflite):
 def test_an_update_from_onnx_to_tflite_and_back_loses_no_request(agent, registry, load):
     onnx, tflite = registry.one("r1", 1.0), registry.one("r2", 2.0, tflite=True)
     last = registry.one("r3", 3.0)
-    agent.start()
-    agent.assign(onnx)
-    endpoint = agent.wait_serving(onnx).running.endpoint
-    with load(endpoint) as clients:
-        for target in (tflite, last, tflite):
-            agent.assign(target)
-            model = agent.wait_serving(target)
-            assert model.running.endpoint == endpoint
-            seen = len(clients.answers)
-            agent.wait("answers", lambda _a, n=seen: len(clients.answers) > n + 50)
-    assert clients.failures == []
-    assert set(clients.answers) == {1.0, 2.0, 3.0}
+    assert agent.switched_under_load(load, onnx, tflite, last, tflite) == {1.0, 2.0, 3.0}
     status = agent.status()
     assert {"onnxruntime", "ai-edge-litert"} <= set(status.runtimes)
     measured = agent.model().measured

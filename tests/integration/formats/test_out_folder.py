@@ -22,7 +22,7 @@ spec:
     calibration: {{uri: "file:{folder}/calibration.npz"}}
     validation: {{uri: "file:{folder}/validation.npz", labels: "y"}}
   compression:
-    budget: {{maxQualityDrop: 2%, maxSlowdown: 100%}}
+    budget: {{maxQualityDrop: 2%, {budget}}}
     steps: [{{quantize: {{precision: Int8, activations: "None"}}}}]
   formats: [{formats}]
 """
@@ -32,9 +32,9 @@ spec:
 def compress(digits, tmp_path):
     """Run it; (the JSON that it prints, its folder)."""
 
-    def run(formats, out, seed="0"):
+    def run(formats, out, seed="0", budget="maxSlowdown: 100%"):
         manifest = tmp_path / f"{out}.yaml"
-        manifest.write_text(MANIFEST.format(folder=digits, formats=formats))
+        manifest.write_text(MANIFEST.format(folder=digits, formats=formats, budget=budget))
         # Not the test's PATH: it has nothing in it.
         done = subprocess.run(
             [sys.executable, "-m", "edgemodel_cli", "compress", "-f", manifest, "--out", tmp_path / out, "-o", "json"],
@@ -45,7 +45,7 @@ def compress(digits, tmp_path):
             env={**os.environ, "PYTHONHASHSEED": seed, "EDGEMODEL_CANDIDATES": "off"},
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout), tmp_path / out
+        return json.loads(done.stdout) | {"stderr": done.stderr}, tmp_path / out
 
     return run
 
@@ -75,3 +75,18 @@ def test_tflite_alone(compress):
     assert said["modelFiles"] == {"linux/amd64": str(out / "digits.tflite")}
     assert not list(out.glob("*.onnx"))
     assert {v["format"] for v in said["variants"]} == {"TFLite"}
+
+
+def test_where_no_onnx_file_is_fast_enough_here_the_others_are_laid_out(compress):
+    """As they are where no ONNX is wanted: only ONNX files are timed on this machine. It is said, and nothing too slow lies there."""
+    said, out = compress("ONNX, TFLite", "slow", budget="maxLatency: 0.001ms")
+    assert said["ready"]
+    assert said["reason"].startswith(
+        "no ONNX file: none of 1 candidate keeps the budget on this machine; the nearest is int8"
+    )
+    assert said["reason"] in said["stderr"]
+    assert said["formatFiles"] == {"linux/amd64": {"TFLite": str(out / "digits.tflite")}}
+    assert not list(out.glob("*.onnx"))
+    refused = [v for v in said["variants"] if v["format"] == "ONNX" and v["name"] != "source"]
+    assert refused
+    assert not any(v["accepted"] for v in refused)

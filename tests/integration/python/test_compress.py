@@ -83,10 +83,10 @@ def test_the_same_as_the_command_line(model, data, tmp_path):
 
 def test_a_refusal_has_the_numbers_and_leaves_nothing(model, data, tmp_path):
     x, y = data
-    with pytest.raises(edgemodel.CompressionRefusedError, match=r"more than maxSize 100 \(100 bytes\)") as refused:
+    with pytest.raises(edgemodel.CompressionRefusedError, match=r"more than max_size 100 \(100 bytes\)") as refused:
         edgemodel.compress(model, validation=x, labels=y, max_size=100, out=tmp_path / "o", progress=False, **STEP)
     assert refused.value.report.diagnosis.nearest == "int8-weights"
-    assert refused.value.candidates[1].why.startswith("maxSize: ")
+    assert refused.value.candidates[1].why.startswith("max_size: ")
     assert not list(tmp_path.iterdir())
 
 
@@ -98,6 +98,23 @@ def test_mistakes_that_only_the_job_sees(model, data, tmp_path):
         edgemodel.compress(
             model, validation=x, labels=y, judged_output="logits", out=tmp_path / "o", progress=False, **STEP
         )
+    with pytest.raises(edgemodel.InputError, match=r"^model: .*no nodes|^model: "):
+        edgemodel.compress(onnx.helper.make_model(onnx.GraphProto(name="g")), out=tmp_path / "o", progress=False)
+    ids = onnx.helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Gather", ["words", "ids"], ["y"], name="embed")],
+            "ids",
+            [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 2])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2, 4])],
+            [numpy_helper.from_array(np.ones((10, 4), np.float32), "words")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    )
+    with pytest.raises(
+        edgemodel.InputError, match=r"^validation: array 'ids' has 10 in sample 1, .* only 0 … 9 have one"
+    ):
+        edgemodel.compress(ids, validation=np.array([[0, 9], [1, 10]]), out=tmp_path / "o", progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -169,7 +186,7 @@ def test_the_example(tmp_path):
         command, check=False, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
-    assert "none of 1 candidates keeps the budget; the nearest is int4-weights" in ended.stdout
+    assert "none of 1 candidate keeps the budget; the nearest is int4-weights" in ended.stdout
     assert 'max_quality_drop 0.5: "0.5" is not a percentage' in ended.stdout
     assert re.fullmatch(r"9\d\.\d\d% right, from \d+ bytes", ended.stdout.splitlines()[-1])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "searched", "steps"]

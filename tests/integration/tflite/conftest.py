@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.programs import CACHE
+
+from ...unit.compressor_tflite.conftest import build  # noqa: F401, TID252
 
 ROOT = Path(__file__).resolve().parents[3]
-#: Environments and downloads that tests share, outside of the checkout.
-CACHE = Path(os.environ.get("EDGEMODEL_TEST_CACHE", Path.home() / ".cache" / "edgemodel-tests"))
 OLD_RUNTIME = "2.14.0"
 Arrays = dict[str, np.ndarray]
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import collections
 import re
-import warnings
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from onnx.backend.test.case.node import collect_testcases
+from tests.onnx_nodes import node_tests
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import runner
@@ -44,17 +43,14 @@ REASONS = (
         r"cannot load the model", r"the model fails on sample data", r"not a tensor", r"no tensor of numbers",
 )  # fmt: skip
 #: NaN and infinity, which TFLite's FLOOR_MOD treats otherwise: found by the check, and not written.
-#: Their node tests are of float64 or ask for outputs that are refused; tests/unit/compressor_tflite/test_ops.py has them.
+#: Their node tests are of float64 or ask for outputs that are refused; test_ops has them.
 ELSEWHERE = {"Einsum", "LayerNormalization", "ReduceLogSumExp", "Upsample"}
 DISAGREE = {"test_mod_float_edge_cases_fmod_0_float32"}
 
 
 def _cases():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = collect_testcases(None)
     claimed = set(tflite.OPS)
-    for case in found:
+    for case in node_tests():
         model = case.model
         if not isinstance(model, onnx.ModelProto) or not case.data_sets or model.functions:
             continue

@@ -9,6 +9,8 @@ import pytest
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_compressor.verify import Machine, Machines, machines
 
+from ...unit.compressor_verify.conftest import v  # noqa: F401, TID252
+
 
 @pytest.fixture(scope="session")
 def fleet() -> Machines:

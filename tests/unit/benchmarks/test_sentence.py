@@ -123,7 +123,10 @@ def test_words_are_cut_into_the_longest_pieces_that_are_known(sentence: ModuleTy
     assert mask.tolist() == [1, 1, 1, 1]
 
 
-def test_sentences_are_the_same_each_time_and_never_shared(sentence: ModuleType) -> None:
+def test_sentences_are_the_same_each_time_and_never_shared(
+    sentence: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentence, "_MODULES", "gzip heapq random statistics")  # reading sixty takes seconds
     first, second = sentence.sentences(20), sentence.sentences(20, offset=20)
     assert first == sentence.sentences(20)
     assert len(set(first) | set(second)) == 40

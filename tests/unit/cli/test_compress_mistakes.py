@@ -48,7 +48,7 @@ MISTAKES = {
     "structure": (["model.onnx", "--prune", "9%", "--structure", "channel"], "--structure channel: "),
     "pattern of channels": (
         ["model.onnx", "--prune", "2:4", "--structure", "Channels"],
-        "--prune: structure: Channels goes with sparsity",
+        "--prune: --structure Channels goes with sparsity",
     ),
     "recover alone": (["model.onnx", "--recover-epochs", "3"], "--recover-epochs says how to prune: give --prune too"),
     "recover from nothing": (
@@ -56,7 +56,7 @@ MISTAKES = {
         "--recover-epochs has nothing to learn from: give --training FILE",
     ),
     "activations alone": (["model.onnx", "--activations", "Dynamic"], "give --quantize too, such as --quantize Int8"),
-    "dynamic Int4": (["model.onnx", "--quantize", "Int4", "--activations", "Dynamic"], "Dynamic needs precision: Int8"),
+    "dynamic Int4": (["model.onnx", "--quantize", "Int4", "--activations", "Dynamic"], "--activations Dynamic needs --quantize Int8"),
     "no student": (["model.onnx", *LEARN, "--distill", "Knowledge"], "say which, by --student-width 50%"),
     "no teacher's data": (
         ["model.onnx", "--distill", "Knowledge", "--student-width", "50%"],

@@ -121,7 +121,7 @@ def test_an_interrupt_is_no_refusal(edgemodel, manifest, monkeypatch):
         "edgemodel_cli.commands.validate.validate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
     )
     before = signal.getsignal(signal.SIGINT)
-    assert edgemodel("validate", "-f", manifest) == (130, "", "edgemodel: interrupted\n")
+    assert edgemodel("validate", "-f", manifest) == (130, "", "edgemodel: stopped by SIGINT\n")
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -147,6 +147,15 @@ MESSAGES = {
     "compression.steps[1].prune.pattern 2:4; compression.steps[2].quantize": "--prune 2:4; --quantize",
     "name it in data.validation.output.": "name it in --judged-output.",
     "compression.search.maxCandidates 9 was reached": "--max-candidates 9 was reached",
+    "take TFLite out of spec.formats, or": "take TFLite out of --format, or",
+    "formats: TFLite needs ai_edge_litert": "--format: TFLite needs ai_edge_litert",
+    "formats besides ONNX; formats: a; formats names no ONNX": "formats besides ONNX; --format: a; --format names no ONNX",
+    "more than maxQualityDrop 1%: raise it; maxSizes": "more than --max-quality-drop 1%: raise it; maxSizes",
+    "maxSlowdown by 3% and maxLatency": "--max-slowdown by 3% and --max-latency",
+    "weights only (activations: None), which; activations: of": "weights only (--activations None), which; activations: of",
+    "compression.steps[0].prune.recover has nothing to learn from": "--recover-epochs has nothing to learn from",
+    "the student of compression.steps[0] cannot be": "--student cannot be",
+    "compression.steps[1].quantize.include.ops names": "--quantize.include.ops names",
     "mydata.validation and data.validation.other stay": "mydata.validation and data.validation.other stay",
 }
 
@@ -154,6 +163,11 @@ MESSAGES = {
 @pytest.mark.parametrize(("message", "shown"), MESSAGES.items())
 def test_messages_of_the_job_in_the_words_of_the_command_line(message, shown):
     assert in_options(message) == shown
+
+
+def test_with_the_manifests_own_steps_they_are_what_was_typed():
+    message = "compression.steps[1].prune.sparsity 0%; more than maxSize 1Mi; see spec.compression.steps"
+    assert in_options(message, steps=True) == "steps[1].prune.sparsity 0%; more than --max-size 1Mi; see steps"
 
 
 def test_a_name_that_yaml_takes_for_a_truth_is_quoted():

@@ -59,7 +59,7 @@ def test_nodes_that_no_wave_reaches_fetch_nothing_and_that_is_said(look):
     found = look(rollout={"waves": [{"nodes": 1, "soak": "1s"}, {"nodes": "50%"}]})
     assert [d.node for d in found.downloads] == ["n0", "n1"]
     assert found.total == 10_000
-    assert '1 of 3 nodes get nothing: spec.rollout.waves ends at 50%: add {nodes: "100%"}' in found.notes
+    assert '1 of 3 nodes gets nothing: spec.rollout.waves ends at 50%: add {nodes: "100%"}' in found.notes
     assert not any("nothing" in note for note in look().notes)
 
 

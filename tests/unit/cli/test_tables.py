@@ -3,8 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
-from edgemodel_api.report import CompressionReport, Diagnosis, Measurement, QualityBasis, QualityKind
+from edgemodel_api.formats import Format
+from edgemodel_api.report import CompressionReport, Diagnosis, Measurement, Original, QualityBasis, QualityKind
 from edgemodel_cli import tables
+from edgemodel_cli.model_options import in_options
 from edgemodel_cli.results import NodeRow, VariantRow, WaveRow
 
 TOP1 = QualityBasis(kind=QualityKind.LABELS, metric="Top1", samples=100)
@@ -41,6 +43,30 @@ def test_sizes_are_compared_on_the_same_platform():
     assert lines[0] == ["Variants"]
     assert [(line[0], line[3]) for line in lines[3:]] == [
         ("linux/amd64", "1.00×"), ("linux/amd64", "4.00×"), ("linux/arm64", "1.00×"), ("linux/arm64", "8.00×"),
+    ]  # fmt: skip
+
+
+def test_the_file_that_was_given_has_a_row_of_its_own():
+    given = Original(
+        format=Format.TFLITE, sha256="", size_bytes=2048, max_error=2e-7, cases=24, ran_with="LiteRT 2.3.0"
+    )
+    lines = shown(tables.variants_table([SOURCE, INT8], TOP1, given))
+    assert lines[3] == ["source (TFLite)", "2.0 KiB", "2.00×", "–", "–", "–", "–", "as given"]
+    assert lines[6] == ["source (TFLite): read as ONNX: relative error 2e-07 on 24 rows, run by LiteRT 2.3.0"]
+    assert shown(tables.variants_table([SOURCE], None, given.replace(size_bytes=0)))[3][1:3] == ["–", "–"]
+    assert tables.basis(None) == (None, None)
+
+
+def test_messages_are_put_in_the_words_of_whoever_asked():
+    report = CompressionReport(
+        quality=TOP1,
+        source=Measurement(size_bytes=1, file_bytes=1),
+        diagnosis=Diagnosis(nearest="a", gates=("maxSize",), suggestions=("maxSize 2Ki would do",)),
+        warnings=("give data.calibration",),
+    )
+    assert shown(tables.warnings_lines(report, in_options)) == [["warning: give --calibration"]]
+    assert shown(tables.diagnosis_lines(report, in_options)) == [
+        ["nearest: a (misses --max-size)"], ["or: --max-size 2Ki would do"],
     ]  # fmt: skip
 
 

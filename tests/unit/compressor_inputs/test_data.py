@@ -192,7 +192,7 @@ def test_synthetic_rows_stay_small_whatever_is_free():
 def test_text_that_is_none(build: Any):
     rows = np.array([["good"], ["bad!"]])
     rows.view(np.uint32)[1, 2] = 0xD800
-    with pytest.raises(InputError, match="1 characters that are none in Unicode"):
+    with pytest.raises(InputError, match="1 character that is none in Unicode"):
         opened(build, TensorSpec("x", np.dtype(np.str_), (None, 1)), x=rows)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api import reasons
-from edgemodel_api.edgemodel import Step
+from edgemodel_api.edgemodel import Format, Step
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.formats import walk
 from edgemodel_compressor.memory import Limit, Sizes, check, limit, predict, sizes_of
@@ -45,8 +45,33 @@ def test_integer_computing_and_huge_tensors_are_what_takes_more():
     assert "int8" in predict(lumpy, [INT8]).phase
 
 
+@pytest.mark.parametrize("sizes", [LARGE, Sizes(100 * 2**20, 2**20, 100 * 2**20)], ids=["large", "small"])
+def test_other_formats_need_the_whole_model(sizes: Sizes):
+    alone = predict(sizes, [INT8])
+    assert predict(sizes, [INT8], [Format.ONNX]) == alone
+    for wanted in (Format.TFLITE, Format.COREML):
+        found = predict(sizes, [INT8], [Format.ONNX, wanted])
+        assert found.peak > alone.peak + sizes.weights
+        assert found.phase == f"converting to {wanted.value}, which needs the whole model in memory"
+    assert predict(sizes, None, [Format.COREML, Format.TFLITE]).peak == max(
+        predict(sizes, None, [f]).peak for f in (Format.COREML, Format.TFLITE)
+    )
+
+
+def test_a_conversion_that_does_not_fit_is_refused_with_the_format(build: Any):
+    path = build.save(build.model(initializers=[build.weights("w", (3, 4)), build.weights("v", (2048, 2048))]))
+    needed = predict(sizes_of(path), None, [Format.TFLITE]).peak
+    with pytest.raises(InputError, match=r"converting to TFLite.*; or take TFLite out of spec\.formats$"):
+        check(path, None, Limit(needed - 1, "free", "close programs"), formats=[Format.TFLITE])
+    assert check(path, None, Limit(needed - 1, "free", "close programs")).peak < needed
+
+
 def test_small_models_need_little():
-    assert predict(Sizes(10**6, 10**5, 10**6), None).peak < GIB // 4
+    # A search of 106 KiB, which also tries integers, was killed at 300 MiB and not at 400.
+    assert predict(Sizes(10**6, 10**5, 10**6), [PRUNE]).peak < GIB // 4 < predict(Sizes(10**6, 10**5, 10**6), None).peak
+    assert predict(Sizes(10**6, 10**5, 10**6), None).peak < 380 * 2**20
+    small = [predict(Sizes(10**6, 10**5, 10**6), [s]).peak for s in (PRUNE, INT8, HALF, STATIC)]
+    assert small[0] == small[1] == small[2] < small[3]
     assert predict(Sizes(10**6, 10**5, 10**6), [PRUNE]).phase == predict(Sizes(0, 0, 5), None).phase
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgemodel_api.edgemodel import Objective, Precision, PruneMethod, Structure
+from edgemodel_api.edgemodel import Precision, PruneMethod, Structure
 from edgemodel_compressor.recipe import Recipe
 from edgemodel_compressor.search import Space
 
@@ -90,4 +90,4 @@ def fake_model() -> Callable[..., FakeModel]:
 
 @pytest.fixture
 def space() -> Space:
-    return Space(platforms=AMD64, objective=Objective.SMALLEST, static=True, nodes=lambda _: NODES, moves=lambda: MOVES)
+    return Space(platforms=AMD64, only_size=True, static=True, nodes=lambda _: NODES, moves=lambda: MOVES)

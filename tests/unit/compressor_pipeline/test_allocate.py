@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemodel_compressor.allocate import Option, allocation, hull, moves
+from edgemodel_compressor.allocate import Option, allocation, hull, moves, moves_within
 
 options = st.lists(
     st.builds(Option, st.integers(0, 9), st.integers(1, 60), st.integers(0, 60).map(float)), min_size=1, max_size=6
@@ -43,6 +43,13 @@ def test_no_other_choice_has_both_fewer_bytes_and_less_error(found):
     for count in range(moves(found) + 1):
         size, error = total(allocation(found, count))
         assert not any(s <= size and e <= error and (s, e) != (size, error) for s, e in every)
+
+
+@given(layers, st.floats(-1, 300))
+def test_moves_within_an_error_are_the_most_that_keep_it(found, error):
+    count = moves_within(found, error)
+    assert count == 0 or total(allocation(found, count))[1] <= error
+    assert count == moves(found) or total(allocation(found, count + 1))[1] > error
 
 
 @given(options, st.randoms())

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemodel_api.edgemodel import Activations, Objective, Precision, PruneMethod
+from edgemodel_api.edgemodel import Activations, Budget, Objective, Precision, PruneMethod
 from edgemodel_compressor import choose
 from edgemodel_compressor.bench import Outcome
 from edgemodel_compressor.candidates import Recipe, classes_on, single
@@ -77,6 +78,36 @@ def test_each_class_gets_the_smallest_that_it_may_run():
     accepted = [Fake(r, sizes[r.encoding]) for r in RECIPES if r.encoding in sizes]
     assert {c.name for c in choose.pick(accepted, ARM64, 2)} == {"int8-weights", "int8-static-s8s8"}
     assert {c.name for c in choose.pick(accepted, ARM_V7, 2)} == {"int8-weights"}
+
+
+def test_where_only_size_counts_integers_have_to_be_smaller():
+    sizes = {"int8-static-u8s8": 50, "int8-static-u8s7": 60, "int8-static-u8u8": 49, "int8-weights": 50}
+    accepted = [Fake(r, sizes[r.encoding]) for r in RECIPES if r.encoding in sizes]
+    names = [c.name for c in choose.pick(accepted, AMD64, 5, only_size=True)]
+    assert names == ["int8-static-u8u8", "int8-weights"]
+    alone = [c for c in accepted if c.recipe.integer_compute]
+    assert choose.pick(alone, AMD64, 5, only_size=True) == choose.pick(alone, AMD64, 5)
+
+
+@given(accepted=accepted_lists, platform=st.sampled_from(PLATFORMS))
+def test_only_size_never_loses_the_smallest(accepted, platform):
+    smallest = choose.pick(accepted, platform, 5, only_size=True)[:1]
+    here = [c for c in accepted if c.classes_on(platform) is not None]
+    assert [c.size_bytes for c in smallest] == sorted(c.size_bytes for c in here)[:1]
+
+
+LIMITS = {
+    "quality alone": (Objective.SMALLEST, {}, True),
+    "the fastest": (Objective.FASTEST, {}, False),
+    "time": (Objective.SMALLEST, {"max_latency": "5ms"}, False),
+    "memory": (Objective.SMALLEST, {"max_memory": "64Mi"}, False),
+    "bytes": (Objective.SMALLEST, {"max_size": "1Mi", "max_slowdown": "0%"}, True),
+}
+
+
+@pytest.mark.parametrize(("objective", "limits", "expected"), LIMITS.values(), ids=LIMITS)
+def test_only_size_counts_unless_time_or_memory_do(objective, limits, expected):
+    assert choose.only_size(objective, Budget(**limits)) is expected
 
 
 def test_slots_keep_the_result_within_its_limit():

@@ -51,7 +51,7 @@ def test_the_timeout_counts_from_the_beginning_of_the_search():
     assert deadline.passed
     with pytest.raises(TimeUpError):
         deadline.check()
-    assert "30.0 s (compression.search.timeout 30s) with 7 candidates" in deadline.warning(7)
+    assert "30 s (compression.search.timeout 30s) with 7 candidates" in deadline.warning(7)
 
 
 def test_the_jobs_own_end_counts_from_its_beginning_and_leaves_time_for_the_rest():

@@ -19,7 +19,7 @@ from edgemodel_compressor.evaluate.latency import MIN_ROUNDS, compare_latency
 from edgemodel_compressor.evaluate.memory import peak_memory
 from edgemodel_compressor.evaluate.metrics import agreement_judge, check_labels, label_judge
 from edgemodel_compressor.evaluate.runner import batch_rows
-from edgemodel_oci.golden import load_golden
+from edgemodel_oci.golden import compare_outputs, load_golden
 
 binary = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60).map(np.array)
 
@@ -135,6 +135,24 @@ class Clock:
         return run
 
 
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.MEAN_SQUARED_ERROR])
+def test_answers_of_nothing_agree_and_others_are_judged_as_before(metric):
+    rng = np.random.default_rng(0)
+    source = rng.normal(size=(50, 200))
+    source[3] = 0
+    source[4] *= 1e-9
+    judge = agreement_judge(source.reshape(50, 10, 20), metric)
+    floored = judge.with_floor(judge.squares(source))
+    noisy = source + rng.normal(size=source.shape) * 1e-8
+    assert judge.rows(noisy, source)[3:5].max() < 0.9
+    assert floored.rows(noisy, source) == pytest.approx(1, abs=1e-4)
+    # Something where the source has nothing is wrong, and elsewhere the floor is not felt.
+    loud = source + rng.normal(size=source.shape) * 0.1
+    assert floored.rows(loud, source)[3] < 0.2
+    rest = np.delete(np.arange(50), [3, 4])
+    assert floored.rows(loud, source)[rest] == pytest.approx(judge.rows(loud, source)[rest], abs=1e-5)
+
+
 def test_slowdown_is_the_median_of_pairs():
     clock = Clock()
     found = compare_latency(clock.model(0.012), clock.model(0.010), [{}], seconds=1.0, clock=clock)
@@ -239,3 +257,15 @@ def test_a_file_that_did_not_shrink_is_refused(size, refused):
     if found:
         assert f"{size} bytes stored, not smaller than the source's 1000" in found.message
         assert found.gate in gates.DETERMINISTIC
+
+
+def test_a_golden_case_without_an_answer_does_not_blind_the_check():
+    """A detector that finds nothing answers with noise, which differs from CPU to CPU."""
+    rng = np.random.default_rng(0)
+    want = rng.normal(size=(4, 100)).astype(np.float32)
+    want[2] = 0
+    noise = (rng.normal(size=want.shape) * 1e-7).astype(np.float32)
+    assert compare_outputs({"y": want + noise}, {"y": want}, 4).error < 1e-3
+    wrong = want.copy()
+    wrong[2] = 1
+    assert compare_outputs({"y": wrong}, {"y": want}, 4).error > 100

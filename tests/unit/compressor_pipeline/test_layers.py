@@ -54,6 +54,17 @@ def test_layers_count_what_a_weight_became():
     assert (second.encoding, second.sparsity, second.sensitivity) == ("uint8", 1.0, None)
 
 
+def test_numbers_of_more_than_eight_bits_are_two_tensors():
+    weight = np.arange(64, dtype=np.float32).reshape(8, 8)
+    high, low = np.zeros((8, 8), np.int8), np.zeros((8, 8), np.int8)
+    high[:4], low[2:6] = 100, 5
+    candidate = model(
+        {"w/quantized": high, "w/quantized_1": low, "w/scale": np.ones(8, np.float32), "w/base": np.float32(16)}
+    )
+    (layer,) = layers(model({"w": weight}), candidate, {})
+    assert (layer.encoding, layer.sparsity) == ("int12", 0.25)
+
+
 def test_an_untouched_weight_keeps_its_bytes():
     source = model({"w": np.eye(8, dtype=np.float32), "w_2": np.eye(8, dtype=np.float32)})
     for layer in layers(source, onnx.ModelProto.FromString(source.SerializeToString()), {}):

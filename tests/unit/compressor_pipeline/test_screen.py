@@ -1,6 +1,7 @@
 """The first look at quality: which samples, and what follows from them."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from edgemodel_api.edgemodel import Metric, ValidationData
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate import quality as quality_module
 from edgemodel_compressor.evaluate.metrics import Judge, label_judge
-from edgemodel_compressor.evaluate.quality import Evaluator, label_warning
+from edgemodel_compressor.evaluate.quality import Evaluator, class_warning, label_warning, sample_warning
 
 
 class Data:
@@ -160,3 +162,62 @@ def test_a_source_worse_than_a_constant_is_doubted(evaluator):
     off = np.where(np.arange(60) < 5, right, (right + 1) % 3)
     assert re.search(r"Top1 is 8.33%.* would give \d\d.\d\d%", label_warning(evaluator(given, off)))
     assert label_warning(evaluator(given, None)) is None
+
+
+def of_class(one, n):
+    """Scores of which class `one` is always the largest."""
+    found = scores(n)
+    found[:, one] += 100
+    return found
+
+
+@pytest.mark.parametrize("metric", ["Top1", "TopK", "F1"])
+def test_labels_of_one_class_are_told(evaluator, metric):
+    given = scores(60)
+    labels = np.full(60, 2)
+    words = r"^all 60 samples are labelled with class 2, .* give samples of all classes in data.validation$"
+    assert re.search(words, class_warning(evaluator(given, labels, metric=metric)))
+    assert label_warning(evaluator(given, labels, metric=metric)) is None
+    labels[7] = 0
+    assert class_warning(evaluator(given, labels, metric=metric)) is None
+    assert class_warning(evaluator(given[:7], np.full(7, given[0].argmax()), metric=metric)) is None
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "agreement"])
+def test_a_source_that_always_answers_the_same_is_told(evaluator, labelled):
+    labels = np.arange(60) % 3 if labelled else None
+    words = r"^the source answers class 1 for all 60 samples, and a model that always does would lose nothing, .* give"
+    assert re.search(words, class_warning(evaluator(of_class(1, 60), labels)))
+    mixed = of_class(1, 60)
+    mixed[59, 0] += 1000
+    assert class_warning(evaluator(mixed, labels)) is None
+    assert class_warning(evaluator(of_class(1, 7), None if labels is None else labels[:7])) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels"), [("MeanSquaredError", None), ("Cosine", None), ("Cosine", of_class(1, 60))]
+)
+def test_where_no_classes_are_read_one_class_is_nothing_to_tell(evaluator, metric, labels):
+    found = class_warning(evaluator(of_class(1, 60), labels, metric=metric))
+    assert found is None
+
+
+def test_one_class_first_is_not_all_of_top_k(evaluator):
+    assert class_warning(evaluator(of_class(1, 60), np.arange(60) % 3, metric="TopK")) is None
+
+
+def test_several_labels_a_sample_are_not_of_one_class(evaluator):
+    for row, told in (([1, 0, 1], False), ([1, 0, 0], True)):
+        found = class_warning(evaluator(of_class(0, 60), np.tile(row, (60, 1))))
+        assert ("labelled with class 0" in found) == told
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "1"), (True, "1"), (7, "7"), ("", "''"), ("cat", "'cat'")])
+def test_classes_are_told_as_people_write_them(value, text):
+    assert quality_module._class(value) == text
+
+
+def test_a_count_of_one_is_no_plural(evaluator):
+    judged = evaluator(scores(1), None)
+    quality = replace(judged.source_quality, drop_low=-1.0, drop_high=1.0)
+    assert sample_warning(judged, quality, 0.5, "int8").startswith("1 sample tells the quality drop of int8")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgemodel_api.edgemodel import Objective, PruneMethod
+from edgemodel_api.edgemodel import PruneMethod
 from edgemodel_compressor.candidates import weights_only
-from edgemodel_compressor.search import SPARSITIES, follow, least_sensitive, most, search, together
+from edgemodel_compressor.search import NEAR, SPARSITIES, follow, least_sensitive, most, search, together
 from edgemodel_compressor.steps.encodings import FLOAT16_WEIGHTS, INT4_COARSE, INT8_WEIGHTS
 
 ANY = 1000
@@ -69,7 +69,7 @@ def test_finds_the_smallest(fake_model, space, costs, sparsity, name):
 
 
 def test_static_in_part_where_the_whole_breaks_quality(fake_model, space):
-    found = search(fake_model(costs={"static": 0.04}).measure, space, limit=ANY)
+    found = search(fake_model(costs={"static": 0.04}).measure, replace(space, only_size=False), limit=ANY)
     partial = [f for f in found if f.good and f.recipe.integer_compute and "local" in f.recipe.name]
     assert {f.recipe.quantizes[0].count for f in partial} & {8}
     # What is left out of the integers need not stay float in the file.
@@ -138,7 +138,7 @@ def test_same_inputs_same_order(fake_model, space):
 
 def test_what_does_not_depend_on_each_other_is_asked_for_together(fake_model, space):
     model = fake_model(costs={"Int4": 0.04, "static": 0.04, "moves": 0.04})
-    found = search(model.measure, space, limit=ANY)
+    found = search(model.measure, replace(space, only_size=False), limit=ANY)
     assert len(model.rounds) < 0.6 * len(found)
     assert model.rounds[0] >= 4
 
@@ -158,7 +158,7 @@ def test_dynamic_is_not_pursued_where_it_leaves_most_weights_float(fake_model, s
         found = model.measure(recipes)
         return tuple(replace(f, size_bytes=f.size_bytes * 4) if "dynamic" in f.recipe.name else f for f in found)
 
-    found = search(measure, space, limit=ANY)
+    found = search(measure, replace(space, only_size=False), limit=ANY)
     assert sum("dynamic" in f.recipe.name for f in found if not f.recipe.prunes) == 1
 
 
@@ -185,9 +185,90 @@ def test_plans_side_by_side_keep_their_own_answers():
     assert end.value.value == (["A", "B"], ["C"], [])
 
 
-def test_the_objective_is_no_reason_to_measure_less(fake_model, space):
-    fast = search(fake_model().measure, replace(space, objective=Objective.FASTEST), limit=ANY)
-    assert len(fast) == len(search(fake_model().measure, space, limit=ANY))
+def integers(found):
+    return [f.recipe for f in found if f.recipe.integer_compute]
+
+
+PREDICTED = {
+    # How many of 40 moves keep the quality; Int8 is good, as 20 moves are predicted to be, Int4 is not, as 36.
+    "between both": (28, 5),
+    "better than it was predicted": (40, 8),
+    "worse than it was predicted": (10, 10),
+    "nothing holds": (0, 10),
+}
+
+
+@pytest.mark.parametrize(("held", "most_looks"), PREDICTED.values(), ids=PREDICTED)
+def test_a_mixture_is_looked_for_where_its_error_is_predicted(fake_model, space, held, most_looks):
+    predicted = {"int8-weights": 20, "int4-weights-b128": 36, "float16-weights": 3}
+    model = fake_model(costs={"Int4": 1.0, "moves": 0.0101 * (40 / (held + 0.5)) ** 2})
+    found = search(model.measure, replace(space, like=lambda r: predicted[r.encoding]), limit=ANY)
+    assert max([f.recipe.mixture.moves for f in found if f.good and f.recipe.mixture], default=0) == held
+    assert sum(r.mixture is not None for r in model.calls) <= most_looks
+
+
+def test_between_mixtures_of_nearly_one_size_nothing_is_measured(fake_model, space):
+    def looks(scale):
+        model = fake_model(costs={"Int4": 1.0, "moves": 0.03})
+
+        def measure(recipes):
+            # All that 40 moves save is `scale` of a file.
+            return tuple(
+                replace(f, size_bytes=round(10**6 * (1 - scale * f.recipe.mixture.moves / 40)))
+                if f.recipe.mixture
+                else f
+                for f in model.measure(recipes)
+            )
+
+        found = search(measure, space, limit=ANY)
+        best = max(f.recipe.mixture.moves for f in found if f.good and f.recipe.mixture)
+        return best, sum(r.mixture is not None for r in model.calls)
+
+    fine, coarse = looks(0.9), looks(0.1)
+    assert coarse[1] < fine[1]
+    assert 0.1 * (fine[0] - coarse[0]) / 40 <= NEAR
+
+
+def test_what_bears_no_8_bits_is_not_pruned_beside_a_mixture(fake_model, space):
+    model = fake_model(costs={"Int4": 1, "Int8": 1, "static": 1, "moves": 0.5})
+    found = search(model.measure, space, limit=ANY)
+    assert any(f.good and f.recipe.mixture for f in found)
+    assert not any(f.recipe.prunes for f in found)
+    whole = search(fake_model(costs=model.costs).measure, replace(space, only_size=False), limit=ANY)
+    assert any(f.recipe.prunes for f in whole)
+
+
+def test_where_only_size_counts_no_integers_are_tried(fake_model, space):
+    asked = []
+    model = fake_model(costs={"static": 0.04})
+    lazy = replace(space, nodes=lambda q: asked.append(q) or 16)
+    found = search(model.measure, lazy, limit=ANY)
+    assert not integers(found)
+    assert not asked  # nor is any node's sensitivity
+    wide = fake_model(costs={"static": 0.04})
+    all_found = search(wide.measure, replace(space, only_size=False), limit=ANY)
+    assert len(integers(all_found)) > 6
+    # What there is without integers is the same.
+    assert {f.recipe for f in found} - set(integers(found)) == {f.recipe for f in all_found} - set(integers(all_found))
+    assert smallest(found) == smallest(all_found)
+
+
+def test_integers_are_tried_where_no_weights_keep_the_quality(fake_model, space):
+    costs = {"Int4": 1, "Int8": 0.04, "Float16": 1, "static": 0.04, "moves": 1e9}
+    small = search(fake_model(costs=costs).measure, space, limit=ANY)
+    assert small == search(fake_model(costs=costs).measure, replace(space, only_size=False), limit=ANY)
+    assert any("local" in r.name for r in integers(small))
+
+
+def test_an_integer_file_that_is_smaller_is_pruned_too(fake_model, space):
+    model = fake_model(costs={"Int4": 1, "moves": 1e9})
+
+    def measure(recipes):
+        found = model.measure(recipes)
+        return tuple(replace(f, size_bytes=f.size_bytes // 2) if "dynamic" in f.recipe.name else f for f in found)
+
+    found = search(measure, replace(space, only_size=False), limit=ANY)
+    assert smallest(found).recipe.name == "int8-dynamic-u8-prune50"
 
 
 def test_levels_rise():

@@ -119,7 +119,11 @@ print(json.dumps([ranges.samples, peak * 1024]))
 
 
 def test_memory_does_not_grow_with_the_samples(m, tmp_path):
-    """Each batch answers 6 MB of activations: kept, ten times the samples would take 240 MB more."""
+    """Each batch answers 6 MB of activations: kept, ten times the samples would take 430 MB more.
+
+    Not from the very first ones on: what the allocator keeps for the next batch comes to its level within eight batches, give or
+    take 20 MB between one run and the next.
+    """
     tensors = {"w1": m.normal(16, 1, 3, 3), "w2": m.normal(16, 16, 3, 3)}
     nodes = [
         m.node("Conv", ["x", "w1"], "a", pads=[1, 1, 1, 1]), m.node("Relu", ["a"], "b"),
@@ -127,14 +131,14 @@ def test_memory_does_not_grow_with_the_samples(m, tmp_path):
     ]  # fmt: skip
     path = save(m.model(nodes, tensors, x=("n", 1, 64, 64)), tmp_path)
     peaks = {}
-    for samples in (32, 320):
+    for samples in (64, 640):
         child = [sys.executable, "-c", CHILD, str(path), str(samples)]
         env = {"PYTHONPATH": ":".join(sys.path)}
         used, peaks[samples] = json.loads(
             subprocess.run(child, env=env, capture_output=True, text=True, check=True).stdout
         )
         assert used == samples
-    assert peaks[320] - peaks[32] < 24 * 2**20
+    assert peaks[640] - peaks[64] < 24 * 2**20
 
 
 @given(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemodel_compressor.steps.graph import opset
+from edgemodel_compressor.steps.graph import graphs, opset
 from edgemodel_compressor.steps.prepare import prepare, upgrade_opset
 from edgemodel_compressor.steps.weights import weights
 
@@ -151,3 +151,102 @@ def test_stored_integers_become_weights_where_floats_are_computed_with(m, how):
     assert ops(done) == ["MatMul", "Relu"]
     (stored,) = (numpy_helper.to_array(t) for t in done.graph.initializer if t.name == "f")
     np.testing.assert_array_equal(stored, (numbers.astype(np.float32) - zero) * scale)
+
+
+def branch(name, nodes, **tensors):
+    out = [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)]
+    return helper.make_graph(nodes, name, [], out, [numpy_helper.from_array(v, k) for k, v in tensors.items()])
+
+
+def choice(condition, name, first, second):
+    return helper.make_node("If", [condition], [name], name=name, then_branch=first, else_branch=second)
+
+
+def test_tensors_of_one_name_get_one_each(m):
+    """Branches that each have a `w`, read by a branch inside too; those inside each have a `u`, one as a Constant."""
+    w = m.normal(8, 5)
+    constant = helper.make_node("Constant", [], ["u"], value=numpy_helper.from_array(3 * w))
+    product, inner = m.node("MatMul", ["x", "w"], "p"), m.node("MatMul", ["x", "u"], "p")
+    deep = choice("c2", "d", branch("e", [inner], u=2 * w), branch("f", [product]))
+    other = choice("c3", "d", branch("i", [constant, inner]), branch("j", [m.node("Add", ["w", "x5"], "p")]))
+    nodes = [
+        m.node("ReduceSum", ["x"], "s", keepdims=0), m.node("Greater", ["s", "zero"], "c"),
+        m.node("Greater", ["s", "ten"], "c2"), m.node("Less", ["s", "low"], "c3"), m.node("MatMul", ["x", "w_2"], "x5"),
+        choice("c", "y", branch("g", [m.node("Neg", ["w"], "n"), deep], w=4 * w), branch("h", [other], w=5 * w)),
+    ]  # fmt: skip
+    tensors = {"zero": np.float32(0), "ten": np.float32(10), "low": np.float32(-10), "w_2": 6 * w}
+    made = m.model(nodes, tensors, x=(1, 8))
+    before = m.raw(made)
+    done = prepare(made)
+    assert m.raw(made) == before
+    names = [t.name for g in graphs(done.graph) for t in g.initializer]
+    assert len(names) == len(set(names)) == 8
+    assert {"w", "w_2", "w_3", "u", "u_2"} <= set(names)
+    assert len({w.name for w in weights(done)}) == len(weights(done)) == 4
+    made_there = [name for g in graphs(done.graph) for n in g.node for name in n.output]
+    assert len(made_there) == len(set(made_there))
+    assert m.raw(prepare(done)) == m.raw(done)
+    for sum_of_x in (20, 5, -5, -20):
+        x = np.full((1, 8), sum_of_x / 8, dtype=np.float32)
+        np.testing.assert_array_equal(m.run(done, x), m.run(made, x))
+
+
+#: Where `w` is beside the branches, and what the branches hold: "own" a `w` that they read, "outer" the one around them.
+HIDDEN = {
+    "both have one": ("initializer", "own", "own"),
+    "both have one, outside is a Constant": ("constant", "own", "own"),
+    "both have one, outside is computed": ("node", "own", "own"),
+    "the other reads the one outside": ("initializer", "own", "outer"),
+    "the other reads a Constant outside": ("constant", "own", "outer"),
+    "the other reads what is computed outside": ("node", "outer", "own"),
+    "the other reads none": ("node", "own", "none"),
+    "both read the one outside": ("constant", "outer", "outer"),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+@pytest.mark.parametrize("deep", [False, True])
+def test_names_that_are_inside_and_outside(m, case, deep):
+    """As onnxruntime reads them, which is not told by ONNX: names have to be single there."""
+    where, *kinds = HIDDEN[case]
+
+    def of(kind, place):
+        own = {"w": np.full((1, 4), 10.0 * (place + 1), np.float32)} if kind == "own" else {}
+        read = "x" if kind == "none" else "w"
+        return branch(f"b{place}", [m.node("Add", ["x", read], f"r{place}")], **own)
+
+    inner = choice("c", "q", of(kinds[0], 0), of(kinds[1], 1))
+    if deep:
+        inner = choice("c2", "z", branch("t", [inner]), branch("e", [m.node("Add", ["x", "w"], "e")]))
+    outside = np.full((1, 4), 3.0, np.float32)
+    before = {
+        "initializer": [],
+        "constant": [helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(outside))],
+        "node": [m.node("Add", ["x", "x"], "w")],
+    }[where]
+    nodes = [
+        *before, m.node("ReduceSum", ["x"], "s", keepdims=0), m.node("Greater", ["s", "zero"], "c"),
+        m.node("Greater", ["s", "low"], "c2"), inner, m.node("Add", [inner.output[0], "w"], "y"),
+    ]  # fmt: skip
+    tensors = {"zero": np.float32(0), "low": np.float32(-9), **({"w": outside} if where == "initializer" else {})}
+    made = m.model(nodes, tensors, x=(1, 4))
+    done = prepare(made)
+    for sum_of_x in (20, -5, -20):
+        x = np.full((1, 4), sum_of_x / 4, dtype=np.float32)
+        np.testing.assert_array_equal(m.run(done, x), m.run(made, x))
+
+
+def test_an_initializer_that_one_around_it_hides_is_dropped(m):
+    """The runtime reads the outer one of two with the same name, where another branch reads it."""
+    w = m.normal(8, 5)
+    nodes = [
+        m.node("ReduceSum", ["x"], "s", keepdims=0), m.node("Greater", ["s", "zero"], "c"),
+        choice("c", "y", branch("a", [m.node("MatMul", ["x", "w"], "p")], w=2 * w),
+               branch("b", [m.node("MatMul", ["x", "w"], "q")])),
+    ]  # fmt: skip
+    made = m.model(nodes, {"zero": np.float32(0), "w": w}, x=(1, 8))
+    done = prepare(made)
+    (weight,) = weights(done)
+    assert (weight.name, len(weight.uses)) == ("w", 2)
+    for x in (np.ones((1, 8), dtype=np.float32), -np.ones((1, 8), dtype=np.float32)):
+        np.testing.assert_array_equal(m.run(done, x), m.run(made, x))

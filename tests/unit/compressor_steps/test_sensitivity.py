@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.edgemodel import Activations, Metric, Precision, QuantizeStep, ValidationData
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.quality import Evaluator
 from edgemodel_compressor.evaluate.runner import runner
+from edgemodel_compressor.steps import sensitivity as module
 from edgemodel_compressor.steps.calibrate import calibrate
 from edgemodel_compressor.steps.encodings import BY_NAME, INT4_WEIGHTS, INT8_WEIGHTS, STATIC
 from edgemodel_compressor.steps.prepare import prepare
@@ -57,6 +58,46 @@ def test_equals_quantizing_that_node_alone(m, tmp_path, encoding):
         assert found[name] == pytest.approx(real, rel=1e-3 if encoding.weights_only else 0.05)
     again = sensitivity(base, reversed(names), data=data, rows=16, ranges=ranges, encoding=encoding)
     assert list(again.items()) == list(found.items())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_same_on_any_number_of_threads(m, tmp_path, threads):
+    base, data = prepare(fragile(m)), m.Data(x=m.normal(64, 32))
+    names, steps = ("first", "fragile", "last"), []
+    alone = sensitivity(base, names, data=data, rows=16, ranges=None, encoding=INT8_WEIGHTS)
+    found = sensitivity(base, names, data=data, rows=16, ranges=None, encoding=INT8_WEIGHTS, threads=threads,
+                        progress=lambda *a: steps.append(a))  # fmt: skip
+    assert list(found.items()) == list(alone.items())
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    evaluator = judged(m, base, data.arrays["x"], tmp_path)
+    one, many = (
+        quality_drops(base, names, evaluator=evaluator, ranges=None, encoding=INT4_WEIGHTS, threads=n)
+        for n in (1, threads)
+    )
+    assert list(many.items()) == list(one.items())
+
+
+def test_many_nodes_share_the_rows(m, monkeypatch):
+    base, data = prepare(fragile(m)), m.Data(x=m.normal(64, 32))
+    seen = []
+    run = module._run
+    monkeypatch.setattr(module, "_run", lambda s, n, f: seen.append(len(f["x"])) or run(s, n, f))
+    for rows, batches in ((16, 2), (48, 1), (64, 1)):
+        seen.clear()
+        sensitivity(base, ("first", "fragile", "last"), data=data, rows=rows, ranges=None, encoding=INT8_WEIGHTS)
+        assert seen == [rows] * batches * 4
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_failing_run_is_told_from_any_thread(m, monkeypatch, threads):
+    base, data = prepare(fragile(m)), m.Data(x=m.normal(4, 32))
+
+    def fails(*_):
+        raise InputError("the model fails on the data: why")
+
+    monkeypatch.setattr(module._Switches, "on", fails)
+    with pytest.raises(InputError, match="fails on the data: why"):
+        sensitivity(base, ("first", "last"), data=data, rows=4, ranges=None, encoding=INT8_WEIGHTS, threads=threads)
 
 
 def test_conv_answers_are_rounded_too(m, tmp_path):
@@ -132,10 +173,33 @@ def test_quality_drop_of_one_node_equals_quantizing_it_alone(m, tmp_path):
     assert max(found.values()) > 0
 
 
-def test_quality_drops_end_with_their_time(m, tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_quality_drops_end_with_their_time(m, tmp_path, threads):
     base, x = prepare(fragile(m)), m.normal(64, 32)
     evaluator = judged(m, base, x, tmp_path)
     ticks = itertools.count()
     found = quality_drops(base, ("last", "first", "fragile"), evaluator=evaluator, ranges=None, encoding=INT8_WEIGHTS,
-                          seconds=1.5, clock=lambda: float(next(ticks)))  # fmt: skip
+                          seconds=1.5, threads=threads, clock=lambda: float(next(ticks)))  # fmt: skip
     assert list(found) == ["last"]
+
+
+def test_a_weight_in_a_subgraph_is_not_known_to_be_harmless(m):
+    """It cannot be fed, so nothing is measured of it: neither that it costs nothing."""
+
+    def branch(name, weight, tensors):
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        node = helper.make_node("MatMul", ["x", weight], [name], name=f"in {name}")
+        return helper.make_graph([node], name, [], [out], tensors)
+
+    inner = [numpy_helper.from_array(m.normal(32, 16), "inner")]
+    nodes = [
+        m.node("ReduceSum", ["x"], "s", keepdims=0), m.node("Greater", ["s", "zero"], "c"),
+        helper.make_node("If", ["c"], ["y"], name="if", then_branch=branch("a", "inner", inner),
+                         else_branch=branch("b", "outer", [])),
+    ]  # fmt: skip
+    base = m.model(nodes, {"zero": np.float32(0), "outer": m.normal(32, 16)}, x=(3, 32))
+    names = ("in a", "in b")
+    data = m.Data(x=m.normal(6, 32))
+    found = sensitivity(base, names, data=data, rows=3, ranges=None, encoding=INT8_WEIGHTS)
+    assert found["in a"] == np.inf
+    assert np.isfinite(found["in b"])

@@ -168,7 +168,7 @@ def test_attention_and_masks_of_infinity(m, measured):
     broken = Ranges({n: replace(r, finite=n != "s") for n, r in measured(base, m.Data(x=x)).tensors.items()}, 1)
     partly = quantize(base, STEP, U8S8, ranges=broken)
     assert partly.quantized_nodes == ("q", "out")
-    assert "1 nodes stay float" in partly.notes[0]
+    assert "1 node stays float" in partly.notes[0]
     assert "scores" in partly.notes[0]
 
 

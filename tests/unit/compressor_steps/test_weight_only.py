@@ -11,18 +11,25 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api.edgemodel import Activations, Exclude, Include, Precision, PruneStep, QuantizeStep, Scope
 from edgemodel_api.errors import InputError
-from edgemodel_compressor.steps.encodings import FLOAT16_WEIGHTS, INT4_WEIGHTS, INT8_WEIGHTS
+from edgemodel_compressor.steps.encodings import (
+    BY_NAME,
+    FLOAT16_WEIGHTS,
+    INT4_WEIGHTS,
+    INT8_WEIGHTS,
+    STEPPED,
+    stepped,
+)
 from edgemodel_compressor.steps.prepare import prepare
 from edgemodel_compressor.steps.prune import prune
 from edgemodel_compressor.steps.quantize import quantizable, quantize
-from edgemodel_compressor.steps.weight_only import encode
+from edgemodel_compressor.steps.weight_only import Stored, _scales, alike, encode, planes, store_weights
 from edgemodel_compressor.steps.weights import weights
 
 INT8 = QuantizeStep(activations=Activations.NONE)
@@ -32,6 +39,9 @@ ALL = [
     pytest.param(INT8, INT8_WEIGHTS, 0.01, id="int8"),
     pytest.param(INT4, INT4_WEIGHTS, 0.15, id="int4"),
     pytest.param(HALF, FLOAT16_WEIGHTS, 0.001, id="float16"),
+    pytest.param(INT8, stepped(20, per_channel=True, dead=0.6), 0.08, id="stepped"),
+    pytest.param(INT8, stepped(40, per_channel=False), 0.06, id="stepped as a whole"),
+    pytest.param(INT8, stepped(508, per_channel=True), 0.003, id="stepped beyond eight bits"),
 ]
 
 
@@ -55,11 +65,97 @@ def test_int4_golden_blocks_along_the_inputs():
     assert stored.spread[1].tolist() == [0] * 32 + [1] * 32
 
 
+def test_numbers_of_twelve_bits_golden():
+    high, low = planes(np.array([-2032, -9, -8, -1, 0, 7, 8, 2039], dtype=np.int16))
+    assert high.tolist() == [-127, -1, 0, 0, 0, 0, 1, 127]
+    assert low.tolist() == [0, 7, -8, -1, 0, 7, -8, 7]
+
+
+def test_encodings_of_the_same_numbers():
+    assert alike(INT8_WEIGHTS, stepped(127, per_channel=True))
+    assert not alike(INT8_WEIGHTS, stepped(127, per_channel=False))
+    assert not alike(INT8_WEIGHTS, stepped(101, per_channel=True))
+    assert not alike(stepped(20, per_channel=True), stepped(20, per_channel=True, dead=0.6))
+    assert not alike(FLOAT16_WEIGHTS, INT4_WEIGHTS)
+    assert alike(FLOAT16_WEIGHTS, FLOAT16_WEIGHTS)
+
+
 def test_float16_golden():
     stored = encode(np.array([[1.0, 65504.0, 2**-24]], dtype=np.float32), (1,), FLOAT16_WEIGHTS)
     assert stored.numbers.dtype == np.float16
     assert stored.values(np.float32).tolist() == [[1.0, 65504.0, 2**-24]]
     assert encode(np.array([[65520.0]], dtype=np.float32), (1,), FLOAT16_WEIGHTS) is None
+
+
+def test_stepped_golden():
+    w = np.array([[4.0, 1.0, 1.2, -2.0], [0.0, 0.0, 0.0, 0.0]], dtype=np.float32)
+    stored = encode(w, (0,), stepped(2, per_channel=True))
+    # A step of 2 at first: 2, 0.5 (to even), 0.6, −1. Then Σ w·q / Σ q² = (8 + 1.2 + 2) / 6 = 1.8667, as 239/128.
+    assert stored.numbers.tolist() == [[2, 0, 1, -1], [0, 0, 0, 0]]
+    assert stored.scales.tolist() == [[239 / 128], [1.0]]
+    stored = encode(w, (0,), stepped(2, per_channel=False, dead=0.65))
+    assert stored.numbers.tolist() == [[2, 0, 0, -1], [0, 0, 0, 0]]
+    assert stored.scales.tolist() == [[2.0]]
+
+
+def test_the_step_of_the_largest_half_stays_finite():
+    """Rounded up to eight bits it would be 65536."""
+    stored = encode(np.array([[65504.0, 1.0]], dtype=np.float16), (0,), stepped(1, per_channel=True))
+    assert stored.numbers.tolist() == [[1, 0]]
+    assert stored.scales.tolist() == [[65504.0]]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 20, 101, 127, 508, 2032])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_largest_step_is_the_last_one_that_decodes_to_a_number(dtype, limit):
+    largest = np.array([np.finfo(dtype).max], dtype=np.float64)
+    for short in (False, True):
+        found = _scales(largest, limit, dtype, short=short)
+        numbers = np.array([limit], dtype=np.int16)
+        assert np.isfinite(Stored(numbers, found).values(dtype)).all()
+        with np.errstate(over="ignore"):
+            assert np.isinf(Stored(numbers, np.nextafter(found, dtype(np.inf))).values(dtype)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@settings(max_examples=20)
+@given(
+    shape=hnp.array_shapes(min_dims=2, max_dims=3, max_side=40),
+    axes=st.sampled_from([(), (0,), (1,), (0, 1)]),
+    seed=st.integers(0, 999),
+    near=st.sampled_from([0.2, 0.9, 0.999, 1.0]),
+)
+def test_finite_weights_decode_to_finite_ones(dtype, shape, axes, seed, near):
+    random = np.random.default_rng(seed)
+    most = np.finfo(dtype).max
+    w = (random.uniform(-1, 1, shape) ** 5 * float(most)).astype(dtype)
+    w[random.random(shape) < 0.2] = most * dtype(near)
+    w[random.random(shape) < 0.2] = -most * dtype(near)
+    for encoding in (e for e in BY_NAME.values() if e.weights_only):
+        stored = encode(w, axes, encoding)
+        if stored is None:
+            assert encoding is FLOAT16_WEIGHTS
+            continue
+        got = stored.values(dtype)
+        assert np.isfinite(got).all(), encoding
+        if stored.scales is not None:
+            scales = stored.scales
+            if stored.spread is not None:
+                scales = np.take(scales, stored.spread[1], axis=stored.spread[0])
+            # Three steps: the largest elements of a block may be clipped by as much. (Of a quarter: the sum is finite.)
+            assert (np.abs(got / 4 - w / 4) <= scales / 4 * dtype(3.1)).all(), encoding
+
+
+@pytest.mark.parametrize("encoding", [INT8_WEIGHTS, INT4_WEIGHTS, stepped(101, per_channel=True)], ids=lambda e: e.name)
+def test_the_runtime_decodes_the_largest_weights_too(m, encoding):
+    made = m.matmul()
+    values = m.normal(32, 16)
+    values[::5] = np.finfo(np.float32).max
+    values[1::5] = -np.finfo(np.float32).max
+    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "w"))
+    result = quantize(prepare(made), INT8 if encoding is not INT4_WEIGHTS else INT4, encoding, ranges=None).model
+    x = np.eye(3, 32, dtype=np.float32)
+    np.testing.assert_allclose(m.run(result, x)[:2], m.run(made, x)[:2], rtol=0.02)
 
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=9)
@@ -99,6 +195,67 @@ def test_int4_error_is_half_a_step_or_what_was_clipped(shape, axes, seed, block)
     bound = np.maximum(scales / 2, np.abs(w) - 7 * scales)
     assert (np.abs(stored.numbers * scales - w) <= bound * (1 + 1e-6)).all()
     assert (stored.numbers[w == 0] == 0).all()
+
+
+@pytest.mark.parametrize("encoding", [stepped(508, per_channel=True), stepped(9, per_channel=False), INT8_WEIGHTS, INT4_WEIGHTS],
+                         ids=lambda e: e.name)  # fmt: skip
+def test_what_is_stored_is_a_weight_again_when_it_is_prepared(m, encoding):
+    made = m.matmul(96, 40)
+    (weight,) = weights(made)
+    values = encode(weight.values(), weight.channel_axes, encoding).values(np.float32)
+    store_weights(made, [weight], encoding)
+    done = prepare(made)
+    (again,) = weights(done)
+    assert len(done.graph.node) == 1
+    np.testing.assert_array_equal(again.values(), values)
+
+
+@pytest.mark.parametrize(
+    "suffix", ["/cast", "/cast_low", "/times", "/add", "/block_scale", "/dequantize", "/cast_back"]
+)
+@pytest.mark.parametrize(
+    "encoding", [stepped(508, per_channel=True), INT4_WEIGHTS, FLOAT16_WEIGHTS], ids=lambda e: e.name
+)
+def test_nodes_that_the_model_has_keep_their_names(m, suffix, encoding):
+    made = m.matmul(96, 40)
+    made.graph.node[0].name = f"w{suffix}"
+    store_weights(made, weights(made), encoding)
+    names = [n.name for n in made.graph.node]
+    assert len(set(names)) == len(names)
+    assert names[-1] == f"w{suffix}"
+    assert np.isfinite(m.run(made, m.normal(2, 96))).all()
+
+
+@given(
+    st.sampled_from([np.float32, np.float64, np.float16]),
+    SHAPES,
+    st.sampled_from([(), (0,), (1,), (0, 1)]),
+    st.integers(0, 999),
+    st.sampled_from(STEPPED),
+)
+def test_stepped_errs_no_more_than_plain_steps(dtype, shape, axes, seed, encoding):
+    w = np.random.default_rng(seed).standard_cauchy(shape).clip(-300, 300).astype(dtype)
+    w[np.random.default_rng(seed).random(shape) < 0.3] = 0
+    stored = encode(w, axes, encoding)
+    assert stored.numbers.shape == shape
+    assert stored.numbers.dtype == (np.int8 if encoding.limit <= 127 else np.int16)
+    assert {p.dtype for p in stored.parts} == {np.dtype(np.int8)}
+    assert (sum(p.astype(int) * 16**i for i, p in enumerate(stored.parts[::-1])) == stored.numbers).all()
+    assert np.abs(stored.numbers).max(initial=0) <= encoding.limit
+    assert (stored.numbers[w == 0] == 0).all()
+    assert stored.spread is None
+    assert stored.scales.dtype == dtype
+    assert (stored.scales > 0).all()
+    if dtype is np.float32:
+        assert not (stored.scales.view(np.uint32) & 0xFFFF).any()
+    elements = tuple(i for i, n in enumerate(stored.scales.shape) if n == 1)
+    wide, scales = w.astype(np.float64), stored.scales.astype(np.float64)
+    largest = np.abs(wide).max(axis=elements, keepdims=True, initial=0)
+    step = _scales(largest, encoding.limit, dtype, short=True).astype(np.float64)
+    # The numbers are those of plain steps, but for small ones; and the step may only do better by them.
+    assert (np.abs(stored.numbers * step - wide) <= step * encoding.dead * (1 + 1e-6)).all()
+    plain = ((stored.numbers * step - wide) ** 2).sum(axis=elements)
+    assert (((stored.numbers * scales - wide) ** 2).sum(axis=elements) <= plain + 1e-9 * (wide**2).sum()).all()
 
 
 def graphs(m):

@@ -168,7 +168,7 @@ def test_weights_only_answers_are_those_of_the_rounded_weights(build):
 
 def test_weights_that_would_not_become_smaller_stay(build):
     graph = lower(build.model([build.node("MatMul", ["x", "w"])], {"x": ["N", 4]}, {"w": build.weights(4, 4)})).graph
-    assert quantize_weights(graph) == ("0 weights are int8, one scale an output channel; 1 small ones stay float32",)
+    assert quantize_weights(graph) == ("0 weights are int8, one scale an output channel; 1 small one stays float32",)
 
 
 def test_recurrent_states_stay_float(build):

@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemodel_compressor.formats.tflite import schema
+from edgemodel_api.edgemodel import Format
+from edgemodel_api.errors import InputError
+from edgemodel_compressor.formats import check_operators
+from edgemodel_compressor.formats.tflite import read_file, schema
 from edgemodel_compressor.formats.tflite.graph import Free, Graph, Op, Quantization, Tensor
+from edgemodel_compressor.formats.tflite.read import read_source
+from edgemodel_compressor.steps.prepare import prepare
 
 RELU, RELU_N1, RELU6, TANH = 1, 2, 3, 4
 SAME, VALID = 0, 1
@@ -484,6 +489,25 @@ def close(h: Hand, steps: int = 1) -> Any:
             assert got[name].dtype == answer.dtype
             assert np.abs(got[name].astype(int) - answer.astype(int)).max() <= steps, name
     return read
+
+
+def test_what_cannot_be_written_again_is_named_as_in_the_file():
+    """Of a file that computes with integers: its operators, each once, not the nodes that they were read as."""
+    h = Hand()
+    q = quant(0.1)
+    x = h.input("x", (1, 8), np.int8, q)
+    first = h.op("ADD", [x, x], (1, 8), np.int8, q)
+    first.name = "block/add"
+    h.output("y", h.op("LOGISTIC", [first], (1, 8), np.int8, quant(1 / 256, -128)))
+    read = read_source(read_file.read_content(h.content()))
+    assert all(node.name in read.origins for node in read.model.graph.node if node.op_type != "Identity")
+    with pytest.raises(InputError) as refused:
+        check_operators(prepare(read.model), [Format.ONNX, Format.TFLITE], h.feeds, origins=read.origins)
+    message = refused.value.message
+    integers = "computes with integers: give the float model that the file was made of"
+    assert f"operator #0 (ADD) -> 'block/add' {integers}" in message
+    assert message.count("operator #0") == 1
+    assert "node " not in message
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])

@@ -1,3 +1,6 @@
+import time
+from importlib.metadata import version
+
 import pytest
 
 from edgemodel_agent import hardware
@@ -90,6 +93,32 @@ def test_a_runtime_that_cannot_be_imported_counts_as_not_installed(monkeypatch):
     monkeypatch.setattr(hardware, "IMPORT_SECONDS", 0.2)
     monkeypatch.setitem(hardware.MODULES, "ai-edge-litert", "time; time.sleep(30)")
     assert set(installed_runtimes()) == {"onnxruntime"}
+
+
+def test_a_runtime_that_a_busy_node_is_slow_to_import_joins_later(monkeypatch, caplog):
+    monkeypatch.setattr(hardware, "IMPORT_SECONDS", 0.5)
+    monkeypatch.setitem(hardware.MODULES, "ai-edge-litert", "time; time.sleep(1.0)")
+    runtimes = hardware.Runtimes()
+    seen = []
+    deadline = time.monotonic() + 60
+    while "ai-edge-litert" not in (runtimes.found or {}) and time.monotonic() < deadline:
+        seen.append(runtimes.found)
+        time.sleep(0.02)
+    assert {"onnxruntime": version("onnxruntime")} in seen, "the first report does not wait for it"
+    assert set(runtimes.found) == {"onnxruntime", "ai-edge-litert"}
+    assert "ai-edge-litert: its import took longer than 0 s; once more" in caplog.text
+
+
+def test_a_runtime_whose_import_never_ends_is_given_up(monkeypatch, caplog):
+    monkeypatch.setattr(hardware, "IMPORT_SECONDS", 0.05)
+    monkeypatch.setattr(hardware, "IMPORT_TRIES", 3)
+    monkeypatch.setitem(hardware.MODULES, "ai-edge-litert", "time; time.sleep(30)")
+    hardware.Runtimes()
+    deadline = time.monotonic() + 60
+    while "is not used" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert caplog.text.count("once more") == 2
+    assert "ai-edge-litert: its import took longer than" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """TFLite files in the runtime: answers, names, shapes and types as of the ONNX model that they were made of."""
 
 import concurrent.futures
+import sys
 import threading
 
 import numpy as np
@@ -256,6 +257,13 @@ def test_without_a_library_the_packages_are_named(images, monkeypatch):
     monkeypatch.setattr(tflite, "LIBRARIES", (absent, absent._replace(package="missing")))
     with pytest.raises(InputError, match="neither absent nor missing is installed on this node"):
         runtimes.load(images[1])
+
+
+def test_without_onnxruntime_an_onnx_model_is_refused_in_words(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"an ONNX model, and onnxruntime is not installed on this node .*add TFLite"):
+        runtimes.load(images[0])
+    assert runtimes.load(images[1]).platform == "litert_tflite"
 
 
 def edited(folder, path, change):

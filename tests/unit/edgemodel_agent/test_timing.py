@@ -33,6 +33,13 @@ def test_two_of_three_pairs_must_agree_that_it_is_slower(name):
     assert (found.slowdown.value if found.slowdown else None) == expected
 
 
+@pytest.mark.parametrize(("value", "pairs"), [(0.5, 1), (1.02, 1), (1.2, 3)])
+def test_what_the_budget_allows_is_not_measured_again(value, pairs):
+    left = [timing(value)] * 3
+    assert confirmed(lambda: left.pop(0), limit=1.0) == timing(value)
+    assert len(left) == 3 - pairs
+
+
 def test_reported_latencies_have_the_ratio_that_was_measured_side_by_side():
     found = normalised(timing(0.5), 2e-3)
     assert found.latency.median == pytest.approx(3e-3)

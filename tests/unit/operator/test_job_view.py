@@ -180,3 +180,10 @@ def test_a_pod_that_waits_for_its_volumes(recorded, ready, note):
     found = job_view(job, [waiting(MOUNTED, ready=ready)]).note
     assert found.startswith(note)
     assert bool(found) == bool(note)
+
+
+def test_a_pod_without_volumes_that_could_be_missing_waits_for_its_image(recorded):
+    """On a busy node its sandbox, or what is told of it, may come late."""
+    job = copy.deepcopy(recorded["refused"]["job"])
+    job["status"]["conditions"] = []
+    assert job_view(job, [waiting(MOUNTED[:1])]).note == ""

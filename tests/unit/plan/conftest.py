@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import random
@@ -139,6 +140,7 @@ class SimNode:
     trial_revision: str = ""
     changed_at: datetime | None = None
     status: EdgeNodeStatus = dataclasses.field(default_factory=EdgeNodeStatus)
+    _seen: EdgeNode | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def assigned(self) -> AssignedModel | None:
@@ -219,15 +221,10 @@ class SimNode:
         """Write the status, if anybody hears it."""
         if not self.online:
             return
-        hardware = None
-        if self.hardware_class is not None:
-            hardware = Hardware(
-                platform=PLATFORM_OF.get(self.hardware_class, "linux/riscv64"), hardware_class=self.hardware_class
-            )
         a = self.assigned
         trial = next((t for t in self.spec.trials if t.key == KEY), None)
         self.status = EdgeNodeStatus(
-            hardware=hardware,
+            hardware=None if self.hardware_class is None else hardware_of(self.hardware_class),
             runtimes=self.runtimes,
             last_report_time=now,
             models=() if a is None or self.wanted != a.target.digest else (self._model_status(a),),
@@ -274,7 +271,22 @@ class SimNode:
         )
 
     def as_object(self) -> EdgeNode:
-        return EdgeNode(metadata=ObjectMeta(name=self.name, labels=self.labels), spec=self.spec, status=self.status)
+        """The very one of the last time while nothing has changed, as in the operator's cache."""
+        seen = self._seen
+        if (
+            seen is None
+            or (seen.metadata.name, seen.metadata.labels) != (self.name, self.labels)
+            or not (seen.spec is self.spec and seen.status is self.status)
+        ):
+            self._seen = seen = EdgeNode(
+                metadata=ObjectMeta(name=self.name, labels=self.labels), spec=self.spec, status=self.status
+            )
+        return seen
+
+
+@functools.cache
+def hardware_of(hardware_class: HardwareClass) -> Hardware:
+    return Hardware(platform=PLATFORM_OF.get(hardware_class, "linux/riscv64"), hardware_class=hardware_class)
 
 
 def succeeded(revision: str, platforms: Iterable[str], *, unaccepted: Iterable[str] = ()) -> JobResult:

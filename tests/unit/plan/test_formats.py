@@ -110,6 +110,17 @@ def test_arm_v7_gets_tflite_and_the_others_what_is_best_for_them(make, world):
     assert [n.running.variant for n in w.nodes] == ["tflite-int8", "int8"]
 
 
+def test_what_is_for_no_node_is_counted_apart(make, world):
+    w = world(make.both, make.both)
+    w.run(until=tried)
+    assert w.message(r.COMPRESSED).startswith(
+        "5 accepted variants for linux/amd64; the smallest, tflite-int8, has 800 "
+    )
+    assert w.message(r.COMPRESSED).endswith(
+        "; and 2 of CoreML for darwin/arm64, CoreML for linux/amd64, which no node gets, as none has a runtime for it"
+    )
+
+
 def test_core_ml_alone_is_refused_in_words(make, world):
     w = world(make.both, formats=["CoreML"])
     w.run(turns=3)

@@ -86,7 +86,20 @@ def test_arm_v7_has_no_runtime_for_onnx_and_does_not_spoil_the_build(make):
     world = make.world(make.edge_model(), nodes)
     world.run(until=lambda w: w.finished())
     assert world.started[0].platforms == ("linux/amd64",)
-    assert "1 without a fitting variant" in world.message(r.READY)
+    assert world.message(r.READY) == (
+        "1/2 nodes updated, 1 without a fitting variant (ONNX cannot run on linux/arm/v7: add TFLite to spec.formats)"
+    )
+
+
+def test_only_arm_v7_nodes_are_told_which_format_they_need(make):
+    nodes = make.nodes(1)
+    nodes[0].hardware_class = HardwareClass.ARM_V7
+    world = make.world(make.edge_model(), nodes)
+    world.run(turns=2)
+    assert world.reason(r.RECONCILING) == r.NO_PLATFORM
+    assert world.message(r.RECONCILING).endswith(
+        "1 with another one (n0 (linux/arm/v7)); ONNX cannot run on linux/arm/v7: add TFLite to spec.formats"
+    )
 
 
 def test_analysis_is_refused_by_name(make):

@@ -1,5 +1,7 @@
 """Trials: who measures, what comes of it, and what happens when they cannot."""
 
+import pytest
+
 from edgemodel_api import reasons as r
 from edgemodel_api.hardware import HardwareClass
 
@@ -151,3 +153,20 @@ def test_a_node_that_takes_for_ever_hands_over_and_does_not_hold_up_other_classe
     assert world.serving() == ["n0", "n1"]
     assert trying(world) == ["n3"]
     assert "amd64-avx2 on n3: 0/3 candidates measured" in world.message(r.TRIALED)
+
+
+@pytest.mark.parametrize(
+    ("budget", "objective", "check", "told"),
+    [
+        ({}, "Smallest", {}, "20%"),
+        ({}, "Fastest", {}, "0%"),
+        ({"maxLatency": "1s"}, "Smallest", {}, "0%"),
+        ({}, "Smallest", {"maxLatencyP99": "1s"}, "0%"),
+    ],
+)
+def test_the_node_knows_how_slow_is_too_slow(make, budget, objective, check, told):
+    """Where a latency decides by itself, or by less than that, all that seem slower than the source are confirmed."""
+    builder = make.edge_model().with_budget(maxSlowdown="20%", **budget).with_objective(objective)
+    builder = builder.with_field("healthCheck", check)
+    world = until_trial(make.world(builder))
+    assert world.node("n0").spec.trials[0].max_slowdown == told

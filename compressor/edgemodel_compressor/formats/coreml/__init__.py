@@ -5,7 +5,6 @@ coremltools is imported when something is converted or read, not by importing th
 
 from edgemodel_compressor.formats.equivalence import Equivalence
 
-from .equivalence import compare
 from .interpret import RAN_WITH
 from .package import unpack
 from .session import open_run, run
@@ -17,7 +16,6 @@ __all__ = [
     "RAN_WITH",
     "Converted",
     "Equivalence",
-    "compare",
     "convert",
     "open_run",
     "run",

@@ -17,6 +17,7 @@ import onnx
 from onnx import defs, helper, numpy_helper
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.formats.onnx_model import open_session
 from edgemodel_compressor.formats.tensors import node_label, subgraphs
 
@@ -215,7 +216,7 @@ class Node:
             Unsupported: there is no such axis.
         """
         if not -rank <= value < max(rank, 1):
-            raise Unsupported(f"axis {value} of a value with {rank} axes")
+            raise Unsupported(f"axis {value} of a value with {counted(rank, 'axis', 'axes')}")
         return value % rank if rank else 0
 
     def var(self, index: int) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 
 from .mil import Arguments, Array, mil
 
@@ -13,7 +14,10 @@ def _bits(packed: Array, width: int, count: int) -> Array:
     """`count` numbers of `width` bits, packed from the least significant bit of each byte on."""
     bits = np.unpackbits(packed.astype(np.uint8), bitorder="little")
     if bits.size < width * count:
-        raise InputError(f"{packed.size} bytes hold fewer than {count} numbers of {width} bits: the package is damaged")
+        raise InputError(
+            f"{counted(packed.size, 'byte holds', 'bytes hold')} fewer than {counted(count, 'number')} of"
+            f" {counted(width, 'bit')}: the package is damaged"
+        )
     digits = bits[: width * count].reshape(count, width).astype(np.int64)
     return np.asarray(digits @ (1 << np.arange(width)))
 
@@ -45,7 +49,9 @@ def _sparse(a: Arguments) -> Array:
     shape, values = a.ints("shape"), a["nonzero_data"]
     mask = _bits(a["mask"], 1, int(np.prod(shape))).astype(bool)
     if int(mask.sum()) != values.size:
-        raise InputError(f"a mask of {int(mask.sum())} bits for {values.size} values: the package is damaged")
+        raise InputError(
+            f"a mask of {counted(int(mask.sum()), 'bit')} for {counted(values.size, 'value')}: the package is damaged"
+        )
     dense = np.zeros(mask.size, values.dtype)
     dense[mask] = values
     return dense.reshape(shape)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 
 from .mil import IMPLEMENTATIONS, Arguments, Array, Result, mil
 
@@ -315,7 +316,7 @@ def _shape(a: Arguments) -> Array:
 def _blocks(x: Array, block: int) -> tuple[int, int, int, int]:
     n, c, h, w = x.shape
     if c % (block * block):
-        raise InputError(f"{c} channels are no multiple of {block}²")
+        raise InputError(f"{counted(c, 'channel is', 'channels are')} no multiple of {block}²")
     return n, c // (block * block), h, w
 
 

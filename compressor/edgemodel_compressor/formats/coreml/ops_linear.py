@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .lower import Node, Unsupported, Value, kind_of, lowers, shape_of
 from .ops_elementwise import scalar
 
@@ -79,7 +81,10 @@ def _einsum(node: Node) -> Value:
         terms, right = _without_ellipsis(terms, right, values, given=bool(arrow))
     for term, value in zip(terms, values, strict=True):
         node.only(len(set(term)) == len(term), f"a diagonal in {equation!r}")
-        node.only(len(term) == len(shape_of(value)), f"{equation!r} for a value with {len(shape_of(value))} axes")
+        node.only(
+            len(term) == len(shape_of(value)),
+            f"{equation!r} for a value with {counted(len(shape_of(value)), 'axis', 'axes')}",
+        )
     if not arrow:
         letters = "".join(terms)
         right = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .lower import Array, Node, Value, lowers
 from .ops_elementwise import scalar
 
@@ -147,7 +149,7 @@ def _lp_normalization(node: Node) -> Value:
 def _lrn(node: Node) -> Value:
     size = int(node.attr("size"))
     node.only(size % 2 == 1, f"the even size {size}, which frameworks place differently")
-    node.only(3 <= node.rank(0) <= 4, f"{node.rank(0)} axes")
+    node.only(3 <= node.rank(0) <= 4, counted(node.rank(0), "axis", "axes"))
     return node.mb.local_response_norm(
         x=node[0],
         size=size,

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .lower import Array, Node, Unsupported, Value, lowers
 from .ops_elementwise import scalar
 
@@ -35,7 +37,7 @@ def _sequence(node: Node) -> tuple[Value, int, int, bool]:
     steps, batch = int(x.shape[0]), int(x.shape[1])
     if node.has(4):
         lengths = node.const(4, "sequence_lens")
-        node.only((lengths == steps).all(), f"sequence_lens {lengths.tolist()} of {steps} steps")
+        node.only((lengths == steps).all(), f"sequence_lens {lengths.tolist()} of {counted(steps, 'step')}")
     node.only(not node.attr("clip"), "clip")
     return node.conversion.var(x), steps, batch, first
 

@@ -15,6 +15,7 @@ import numpy as np
 from onnx import helper, inliner, shape_inference
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_api.reasons import NOT_SUPPORTED
 
 from .names import Names, plain, valid
@@ -132,7 +133,10 @@ def _input(
     given = wanted.get(value.name)
     dims = tensor.shape.dim
     if given is not None and len(given) != len(dims):
-        raise InputError(f"shapes: {value.name} has {len(dims)} axes, but {len(given)} sizes were given")
+        raise InputError(
+            f"shapes: {value.name} has {counted(len(dims), 'axis', 'axes')}, but"
+            f" {counted(len(given), 'size was', 'sizes were')} given"
+        )
     shape: list[int] = []
     batch = False
     for i, dim in enumerate(dims):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 
 from .blob import WeightFile
 from .package import Package
@@ -205,7 +206,9 @@ def _value(proto: Any, weights: WeightFile) -> Array:
     if field_name == "bytes":
         # Types that protobuf lacks are kept as their little-endian bytes.
         if len(values) % kind.dtype.itemsize:
-            raise InputError(f"a constant of {len(values)} bytes, which are no {kind.dtype}: the package is damaged")
+            raise InputError(
+                f"a constant of {counted(len(values), 'byte')}, which is no {kind.dtype}: the package is damaged"
+            )
         return _shaped(np.frombuffer(values, kind.dtype.newbyteorder("<")), kind.dtype, shape)
     try:
         return _shaped(np.array(list(values), dtype=kind.dtype), kind.dtype, shape)
@@ -217,5 +220,7 @@ def _shaped(values: Array, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
     if values.size == 1 and not shape:
         return values.astype(dtype).reshape(())
     if values.size != int(np.prod(shape)):
-        raise InputError(f"a constant of shape {list(shape)} with {values.size} values: the package is damaged")
+        raise InputError(
+            f"a constant of shape {list(shape)} with {counted(values.size, 'value')}: the package is damaged"
+        )
     return values.astype(dtype).reshape(shape)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.evaluate.runner import Arrays, Run, runner
 from edgemodel_compressor.formats.equivalence import Equivalence, compare_answers
@@ -342,9 +343,9 @@ def _checked_weights(whole: Path, small: Path, encoding: str) -> list[str]:
         elements += old[source].size
         count += 1
     total = sum(v.size for v in old.values() if v.dtype.kind == "f")
-    words = {INT8_WEIGHTS: "are INT8, one scale a channel", SPARSE: "are stored sparse"}
-    what = words.get(encoding, f"are palettes of {2 ** PALETTIZED.get(encoding, 0)} values")
-    return [f"{count} weights ({elements / max(total, 1):.0%} of the numbers) {what}"]
+    words = {INT8_WEIGHTS: "as INT8, one scale a channel", SPARSE: "stored sparse"}
+    what = words.get(encoding, f"as palettes of {2 ** PALETTIZED.get(encoding, 0)} values")
+    return [f"{counted(count, 'weight')} ({elements / max(total, 1):.0%} of the numbers) {what}"]
 
 
 def _layers(program: MilProgram) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
@@ -414,4 +415,7 @@ def _scales(operation: Any, old: Array) -> Array:
 def _listed(problems: tuple[str, ...]) -> str:
     shown = "; ".join(problems[:10])
     more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-    return f"Core ML: {len(problems)} nodes cannot be converted: {shown}{more}; take CoreML out of spec.formats, or export the model without them"
+    return (
+        f"Core ML: {counted(len(problems), 'node')} cannot be converted: {shown}{more}; take CoreML out of spec.formats, or"
+        f" export the model without {'it' if len(problems) == 1 else 'them'}"
+    )

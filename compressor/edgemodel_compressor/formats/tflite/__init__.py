@@ -2,7 +2,6 @@
 
 from edgemodel_compressor.formats.equivalence import Equivalence
 
-from .equivalence import compare
 from .run import open_run, run, runtime
 from .write import (
     ENCODINGS,
@@ -25,7 +24,6 @@ __all__ = [
     "OPS",
     "Converted",
     "Equivalence",
-    "compare",
     "convert",
     "open_run",
     "run",

@@ -191,8 +191,8 @@ def _one(node: Any, scope: Scope) -> None:
     except (InputError, Refused):
         raise
     except Exception as error:
-        # Attributes that contradict the shapes (the runtime's checks are looser than the definitions): no traceback.
-        raise Refused(f"its attributes cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+        # The runtime's checks are looser than the definitions. No traceback, and nothing of what Python says of it.
+        raise Refused("its attributes and the shapes of its inputs contradict each other") from error
     for op in scope.emit.graph.ops[before:]:
         why = refusal(op)
         if why is not None:

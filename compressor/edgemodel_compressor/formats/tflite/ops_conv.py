@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .emit import Emitter
 from .graph import Array, Shape, Tensor
 from .layout import channels_last, permuted
@@ -364,7 +366,7 @@ def _global_pool(site: Site) -> None:
 def _lrn(site: Site) -> None:
     size = int(site.attr("size", 1))
     if site.rank() != 4 or size % 2 == 0:
-        raise Refused(f"{site.rank()} dimensions, size {size}")
+        raise Refused(f"{counted(site.rank(), 'dimension')}, size {size}")
     perm = channels_last(4)
     x = site.get(0, perm)
     y = site.emit.unary(

@@ -72,7 +72,7 @@ def _recurrent(site: Site) -> None:
         memories.append(memory)
     for op in e.graph.ops[before:]:
         for tensor in op.outputs:
-            # Thousands of names would be a third of the file.
+            # Thousands of long names would be a third of the file: they get the shortest.
             tensor.name = ""
     if site.wants(0):
         # [steps, directions, batch, hidden], or [batch, steps, directions, hidden].

@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .graph import Array, Graph, Op, Quantization, Tensor
 from .ranges import Range
 from .weights import quantize_weights, symmetric
@@ -52,7 +54,9 @@ def quantize_full(graph: Graph, ranges: Mapping[int, Range], float_nodes: Collec
     graph.drop_dead()
     more = quantize_weights(graph, float_nodes)
     rest = tuple(f"of the others, {note}" for note in more if len(chosen) < total)
-    return (f"{len(chosen)} of {total} float operators compute in int8, {len(rewriting.groups)} scales", *rest)
+    of = f"of {counted(total, 'float operator')}"
+    computing = counted(len(chosen), f"{of} computes", f"{of} compute")
+    return (f"{computing} in int8, {counted(len(rewriting.groups), 'scale')}", *rest)
 
 
 def sane(graph: Graph, ranges: Mapping[int, Range]) -> dict[int, Range]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_compressor.evaluate.runner import Arrays
 from edgemodel_compressor.steps.histogram import Histogram
 
@@ -44,7 +45,7 @@ def calibrate(graph: Graph, content: bytes, rows: Arrays, *, wanted: Collection[
     batch = min(_batch(graph), max(1, min(len(rows[n]) for n in graph.inputs))) if _free(graph) else _batch(graph)
     total = min(len(rows[n]) for n in graph.inputs)
     if total < batch:
-        raise InputError(f"calibration: {total} rows, and the model takes {batch} at a time: give more")
+        raise InputError(f"calibration: {counted(total, 'row')}, and the model takes {batch} at a time: give more")
     starts = np.unique(np.linspace(0, total - batch, min(max(1, MAX_ROWS // batch), total // batch)).astype(int))
     places = [(i, t) for i, t in enumerate(graph.tensors()) if id(t) in wanted]
     found: dict[int, Range] = {}

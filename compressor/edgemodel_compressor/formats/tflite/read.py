@@ -5,8 +5,9 @@ Weights stay as they are stored (int8 and float16 behind a DequantizeLinear or a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +37,7 @@ from .read_site import READERS, ReadSite
 
 #: TFLite operator → what of it is read; empty: all.
 READ_OPS: Mapping[str, str] = MappingProxyType({code: note for code, (_, note) in sorted(READERS.items())})
+log = logging.getLogger(__name__)
 _SHOWN = 20
 _CUSTOM = {
     "TFLite_Detection_PostProcess": (
@@ -65,6 +67,7 @@ class Read:
         quantization: of the outputs that are integers which stand for floats.
         kinds: how numbers are stored or computed with: float32, float16, int8 weights, integers.
         notes: what was decided, in words.
+        origins: node of the model → the file's operator that it was made for, as messages name it.
     """
 
     model: Any
@@ -74,6 +77,7 @@ class Read:
     quantization: Mapping[str, Quantization]
     kinds: frozenset[str]
     notes: tuple[str, ...]
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 def unreadable(path: Path) -> tuple[str, ...]:
@@ -183,6 +187,7 @@ class _Translation:
         self._problems: list[str] = []
         self._broken: set[int] = set()
         self._made = {number for op in source.ops for number in op.outputs}
+        self._origins: dict[str, str] = {}
 
     def run(self, why: str = "") -> tuple[Read | None, tuple[str, ...]]:
         """The model, or what cannot be read.
@@ -220,11 +225,19 @@ class _Translation:
             n: q for n, i in self._source.outputs.items() if (q := self._source.tensors[i].quantization) is not None
         }
         return Read(
-            model, self._source.inputs, self._source.outputs, self._free, quantized, _kinds(self._source), tuple(notes)
+            model,
+            self._source.inputs,
+            self._source.outputs,
+            self._free,
+            quantized,
+            _kinds(self._source),
+            tuple(notes),
+            {n.name: self._origins[n.name] for n in nodes if n.name in self._origins},
         ), ()
 
     def _one(self, op: SourceOp) -> None:
         self._build.origin = _origin(self._source, op)
+        before = len(self._build.nodes)
         early = next((i for i in op.inputs if i in self._made and i not in self._values), None)
         if early is not None:
             raise InputError(f"{op.label} reads tensor #{early} before it is made: export the TFLite model again")
@@ -245,9 +258,13 @@ class _Translation:
         except InputError:
             raise
         except Exception as error:
-            # Options and shapes that contradict each other: no traceback.
-            self._refuse(op, f"its options cannot be read ({type(error).__name__}: {str(error)[:200]})")
+            # No traceback, and nothing of what Python says of it.
+            log.debug("%s", op.label, exc_info=error)
+            self._refuse(op, "its options and the shapes of its tensors contradict each other")
             return
+        finally:
+            for node in self._build.nodes[before:]:
+                self._origins[node.name] = _place(self._source, op)
         for value, number in zip(outputs, op.outputs, strict=True):
             if not value.held and not value.stored and value.known is None and value.data is None:
                 self._broken.add(number)

@@ -11,6 +11,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from edgemodel_api.quantities import counted
+
 from .read_build import RefusedError
 from .read_file import SourceGraph, SourceOp
 from .read_site import ReadSite, reads
@@ -87,7 +89,7 @@ def _blocks(site: ReadSite, what: str) -> tuple[list[int], list[tuple[int, int]]
     sizes, numbers = site.fixed_ints(1, "its block"), site.fixed_ints(2, what)
     pairs = [(numbers[i], numbers[i + 1]) for i in range(0, len(numbers) - 1, 2)]
     if site.rank() != 4 or len(sizes) != 2 or len(pairs) != 2 or min(sizes) < 1 or min(map(min, pairs)) < 0:
-        raise RefusedError(f"blocks of {sizes} in {site.rank()} dimensions, {what} {numbers}")
+        raise RefusedError(f"blocks of {sizes} in {counted(site.rank(), 'dimension')}, {what} {numbers}")
     return sizes, pairs
 
 
@@ -115,7 +117,7 @@ def _batch_to_space(site: ReadSite) -> None:
     site.closed(range(4))
     n, h, w, c = (int(d) for d in site.shape())
     if n % (high * wide):
-        raise RefusedError(f"{n} samples in blocks of {high} x {wide}")
+        raise RefusedError(f"{counted(n, 'sample')} in blocks of {high} x {wide}")
     n //= high * wide
     cut = site.build.reshape(site.get(), (high, wide, n, h, w, c))
     moved = site.emit("Transpose", [cut], perm=[2, 3, 0, 4, 1, 5])

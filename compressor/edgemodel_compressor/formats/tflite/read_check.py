@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import signal
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_compressor.evaluate.runner import Arrays
-from edgemodel_compressor.formats.child_process import run_child
+from edgemodel_compressor.formats.child_process import MEMORY, ending, run_child
+from edgemodel_compressor.formats.onnx_model import runtime_message
 from edgemodel_oci.files import writing
 from edgemodel_oci.golden import compare_outputs
 
@@ -32,6 +36,8 @@ from .run import runtime
 TOLERANCE: Mapping[str, float] = MappingProxyType({"float32": 1e-3, "int8 weights": 0.05, "integers": 0.1})
 #: A model that rounding itself moves by more is held to so many times that; this at most.
 SENSITIVE, MAX_SENSITIVITY = 5.0, 0.01
+#: Of an exception's text: what Python calls it.
+_KIND = re.compile(r"^[A-Za-z_.]+(Error|Exception|Fail|Argument|Graph)?: ")
 #: Numbers nearer than that are the same: what is left of a sigmoid far out is rounding alone.
 ABSOLUTE = 1e-6
 
@@ -82,7 +88,7 @@ def compare_read(
     rows = 1 if read.free_batch else _fixed(read)
     count = min((len(a) for a in feeds.values()), default=0) // rows
     if count == 0:
-        raise InputError(f"a run takes {rows} rows, and fewer are there: give more data")
+        raise InputError(f"a run takes {counted(rows, 'row')}, and fewer are there: give more data")
     cut = {n: np.ascontiguousarray(a[: count * rows]) for n, a in feeds.items()}
     answers = _child(tflite, onnx, read, cut, rows, work_dir=work_dir, memory_bytes=memory_bytes, timeout=timeout)
     outputs = list(read.outputs)
@@ -155,15 +161,20 @@ def _child(
         if code is None:
             raise InputError(f"the TFLite model: {doing} did not end within {timeout:.0f} s: give a smaller model")
         if not last.get("done"):
-            why = str(last.get("error", "")) or _death(code)
-            text = "".join(c if c.isprintable() else "?" for c in " ".join(why.split()))[:400]
-            raise InputError(f"the TFLite model: {doing} fails: {text}: export it again, or give it as ONNX")
+            raise InputError(f"the TFLite model: {doing} fails: {_why(last, code, memory_bytes)}")
         with np.load(folder / "out.npz", allow_pickle=False) as found:
             return {n: found[n] for n in found.files}
 
 
-def _death(code: int) -> str:
-    return f"it ended by signal {-code}" if code < 0 else f"it ended with code {code}"
+def _why(last: Mapping[str, Any], code: int, memory_bytes: int) -> str:
+    """What the child said before it ended, in words that help: not its exceptions."""
+    text, again = str(last.get("error", "")), "export it again, or give it as ONNX"
+    if MEMORY.search(text) or code == -signal.SIGKILL:
+        return f"it takes more than {format_bytes(memory_bytes)} of memory: look for shapes of gigantic size, or give a smaller model"
+    if not text:
+        return f"the runtime crashed ({ending(code)}): the model is damaged, or hits a bug: {again}"
+    said = runtime_message(_KIND.sub("", text))
+    return f"{said or 'it is damaged'}: {again}"
 
 
 _CHILD = """

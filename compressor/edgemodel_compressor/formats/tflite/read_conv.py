@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .graph import Free, Shape
 from .layout import Perm
 from .read_build import RefusedError, Value
@@ -51,12 +53,12 @@ def padding(
             after.append(given[axis][1])
             out.append(n + sum(given[axis]) - extent + 1)
             if out[-1] < 1:
-                raise RefusedError(f"a window of {extent} in {n} places")
+                raise RefusedError(f"a window of {extent} in {counted(n, 'place')}")
             continue
         count = -(-n // s) if same else (n - extent) // s + 1
         total = max(0, (count - 1) * s + extent - n) if same else 0
         if count < 1:
-            raise RefusedError(f"a window of {extent} in {n} places")
+            raise RefusedError(f"a window of {extent} in {counted(n, 'place')}")
         before.append(total // 2)
         after.append(total - total // 2)
         out.append(count)
@@ -100,7 +102,7 @@ def _conv(site: ReadSite) -> None:
     weight = _weight(site, channels_in=channels)
     out, height, width, per_group = (int(d) for d in weight.shape)
     if channels % per_group or out % (channels // per_group):
-        raise RefusedError(f"{channels} channels in, {out} out, {per_group} a group")
+        raise RefusedError(f"{counted(channels, 'channel')} in, {out} out, {per_group} a group")
     _convolved(site, size, (height, width), groups=channels // per_group, out=out)
 
 
@@ -110,7 +112,7 @@ def _depthwise(site: ReadSite) -> None:
     weight = _weight(site, channels_in=channels)
     one, height, width, out = (int(d) for d in weight.shape)
     if one != 1 or out % channels:
-        raise RefusedError(f"a weight of shape {[one, height, width, out]} for {channels} channels")
+        raise RefusedError(f"a weight of shape {[one, height, width, out]} for {counted(channels, 'channel')}")
     _convolved(site, size, (height, width), groups=channels, out=out)
 
 
@@ -133,7 +135,7 @@ def _transpose_conv(site: ReadSite) -> None:
     out, *kernel, given = (int(d) for d in weight.shape)
     shape = site.ints(0, "its output's shape")
     if given != channels or len(shape) != 4:
-        raise RefusedError(f"a weight for {given} channels, where {channels} are given")
+        raise RefusedError(f"a weight for {counted(given, 'channel')}, where {channels} are there")
     wanted = (int(shape[1]), int(shape[2]))
     strides = pair(site, "strideH", "strideW")
     # What the operator that it reverses would pad.

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .graph import Free, Shape, product
 from .layout import Perm, plain
 from .read_build import FixedBatchError, RefusedError, Value
@@ -107,7 +109,7 @@ def _l2_normalization(site: ReadSite) -> None:
 @reads("LOCAL_RESPONSE_NORMALIZATION")
 def _lrn(site: ReadSite) -> None:
     if site.rank() != 4:
-        raise RefusedError(f"of {site.rank()} dimensions")
+        raise RefusedError(f"of {counted(site.rank(), 'dimension')}")
     size = 2 * int(site.option("radius", 0)) + 1
     if not 1 <= size <= 2**16:
         raise RefusedError(f"radius {site.option('radius')}")

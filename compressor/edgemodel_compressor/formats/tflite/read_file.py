@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgemodel_api.errors import InputError
-from edgemodel_api.quantities import format_bytes
+from edgemodel_api.quantities import counted, format_bytes
 from edgemodel_compressor.reading import open_to_read
 
 from .graph import Array, Quantization
@@ -125,7 +125,7 @@ def read_file(path: Path) -> SourceGraph:
     with open_to_read(path, f"model {path.name}") as file:
         size = file.seek(0, 2)
         if size < 8 or size > 2**40:
-            raise InputError(f"no TFLite model ({size} bytes): export or copy it again")
+            raise InputError(f"no TFLite model ({counted(size, 'byte')}): export or copy it again")
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return read_content(content)
 
@@ -149,10 +149,9 @@ def _damaged(what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except Exception:
         raise InputError(
-            f"the TFLite model is damaged: {what} cannot be read ({type(error).__name__}: {str(error)[:100]}): export or"
-            " copy it again"
+            f"the TFLite model is damaged: {what} lead out of the file, or hold what they cannot: export or copy it again"
         ) from None
 
 
@@ -260,8 +259,8 @@ class _Reader:
         wanted = (count + 1) // 2 if kind == _PACKED else count * dtype.itemsize
         if raw.nbytes != wanted:
             raise InputError(
-                f"{where} is {kind} {list(shape)}, which takes {format_bytes(wanted)} ({wanted} bytes), and {raw.nbytes}"
-                " bytes are there: export or copy the TFLite model again"
+                f"{where} is {kind} {list(shape)}, which takes {format_bytes(wanted)} ({counted(wanted, 'byte')}), and"
+                f" {counted(raw.nbytes, 'byte is', 'bytes are')} there: export or copy the TFLite model again"
             )
         if kind == _PACKED:
             return _unpacked(raw, count).reshape(shape)
@@ -272,7 +271,9 @@ class _Reader:
 
     def _dense(self, table: Any, raw: Array, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
         if raw.nbytes % dtype.itemsize:
-            raise InputError(f"{where} has {raw.nbytes} bytes of {dtype}: export or copy the TFLite model again")
+            raise InputError(
+                f"{where} has {counted(raw.nbytes, 'byte')} of {dtype}: export or copy the TFLite model again"
+            )
         self._expanded -= math.prod(shape) * dtype.itemsize
         if self._expanded < 0:
             raise InputError(
@@ -343,7 +344,9 @@ def _quantization(table: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | Non
     scale = np.array(table.ScaleAsNumpy(), dtype=np.float32)
     zeros = int(table.ZeroPointLength())
     if zeros not in (0, 1, count):
-        raise InputError(f"{where} has {count} scales and {zeros} zero points: export the TFLite model again")
+        raise InputError(
+            f"{where} has {counted(count, 'scale')} and {counted(zeros, 'zero point')}: export the TFLite model again"
+        )
     zero = np.array(table.ZeroPointAsNumpy(), dtype=np.int64) if zeros else np.zeros(count, np.int64)
     zero = np.resize(zero, count)
     info = np.iinfo(dtype)

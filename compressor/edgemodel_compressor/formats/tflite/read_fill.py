@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .graph import Array, Free, is_free
 from .layout import Perm
 from .read_build import FixedBatchError, RefusedError
@@ -21,7 +23,7 @@ def _pad(site: ReadSite) -> None:
     value = site.value(0)
     numbers = site.known(1, "its padding")
     if numbers.shape != (value.rank, 2):
-        raise RefusedError(f"padding of shape {list(numbers.shape)} for {value.rank} dimensions")
+        raise RefusedError(f"padding of shape {list(numbers.shape)} for {counted(value.rank, 'dimension')}")
     pads = [(int(a), int(b)) for a, b in numbers]
     if any(p < 0 for pair in pads for p in pair):
         raise RefusedError("negative padding")
@@ -51,7 +53,7 @@ def _mirrored(site: ReadSite, x: str, pads: list[tuple[int, int]], perm: Perm) -
         size = int(site.shape()[axis])
         most = size if symmetric else size - 1
         if max(before, after) > most:
-            raise RefusedError(f"padding {[before, after]} of {size} places")
+            raise RefusedError(f"padding {[before, after]} of {counted(size, 'place')}")
         if not symmetric:
             continue
         if before + size + after > MAX_PLACES:
@@ -68,7 +70,7 @@ def _mirrored(site: ReadSite, x: str, pads: list[tuple[int, int]], perm: Perm) -
 def _tile(site: ReadSite) -> None:
     value, counts = site.value(0), site.ints(1, "its counts")
     if len(counts) != value.rank or any(int(c) < 1 for c in counts):
-        raise RefusedError(f"counts {[int(c) for c in counts]} for {value.rank} dimensions")
+        raise RefusedError(f"counts {[int(c) for c in counts]} for {counted(value.rank, 'dimension')}")
     site.closed([a for a, c in enumerate(counts) if int(c) != 1 or isinstance(c, Free)])
     shape = []
     for d, c in zip(value.shape, counts, strict=True):
@@ -134,7 +136,7 @@ def _range(site: ReadSite) -> None:
 def _depth(site: ReadSite) -> None:
     n = int(site.option("blockSize", 0))
     if site.rank() != 4 or n < 1:
-        raise RefusedError(f"blocks of {n} in {site.rank()} dimensions")
+        raise RefusedError(f"blocks of {n} in {counted(site.rank(), 'dimension')}")
     batch, *rest = site.shape()
     if is_free(rest):
         raise FixedBatchError("it works along the batch")
@@ -142,7 +144,7 @@ def _depth(site: ReadSite) -> None:
     first: Perm = (0, 3, 1, 2)
     if site.code == "DEPTH_TO_SPACE":
         if channels % (n * n):
-            raise RefusedError(f"{channels} channels in blocks of {n}")
+            raise RefusedError(f"{counted(channels, 'channel')} in blocks of {n}")
         name = site.emit("DepthToSpace", [site.get(0, first)], blocksize=n, mode="DCR")
         site.give(name, (batch, height * n, width * n, channels // (n * n)), first)
         return

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from onnx import TensorProto
 
+from edgemodel_api.quantities import counted
+
 from .graph import Free, Shape
 from .read_build import FixedBatchError, RefusedError, onnx_type
 from .read_site import ReadSite, known_of, reads
@@ -34,7 +36,7 @@ def _gather(site: ReadSite) -> None:
         return
     if batch:
         if batch < 0 or batch != axis or places.rank < batch:
-            raise RefusedError(f"{batch} batch dimensions and axis {axis}")
+            raise RefusedError(f"{counted(batch, 'batch dimension')} and axis {axis}")
         if any(
             isinstance(a, Free) != isinstance(b, Free)
             for a, b in zip(value.shape[:batch], places.shape[:batch], strict=False)
@@ -85,7 +87,7 @@ def _gather_nd(site: ReadSite) -> None:
         raise RefusedError("its indices have no last axis")
     depth = int(places.shape[-1])
     if not 1 <= depth <= value.rank:
-        raise RefusedError(f"indices of {depth} in {value.rank} dimensions")
+        raise RefusedError(f"indices of {depth} in {counted(value.rank, 'dimension')}")
     site.closed(range(depth))
     if any(isinstance(d, Free) for d in value.shape) and any(isinstance(d, Free) for d in places.shape):
         raise FixedBatchError("both operands have the batch")
@@ -213,7 +215,7 @@ def _reduced(site: ReadSite, x: str, axes: list[int], *, keep: bool) -> str:
 @reads("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 def _resize(site: ReadSite) -> None:
     if site.rank() != 4:
-        raise RefusedError(f"of {site.rank()} dimensions")
+        raise RefusedError(f"of {counted(site.rank(), 'dimension')}")
     batch, *spatial, channels = site.shape()
     sizes = site.fixed_ints(1, "its size")
     if len(sizes) != 2 or min(sizes) < 1 or any(isinstance(d, Free) or not d for d in spatial):

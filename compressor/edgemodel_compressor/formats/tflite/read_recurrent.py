@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .layout import Perm
 from .read_build import RefusedError
 from .read_site import ReadSite, reads
@@ -18,7 +20,7 @@ _ACTIVATIONS = {"TANH": "Tanh", "RELU": "Relu", "SIGN_BIT": "", "NONE": "Affine"
 def _sequence(site: ReadSite) -> tuple[Perm, int]:
     """The layout to ask for, and the number of steps."""
     if site.rank() != 3:
-        raise RefusedError(f"an input of {site.rank()} dimensions")
+        raise RefusedError(f"an input of {counted(site.rank(), 'dimension')}")
     major = bool(site.option("timeMajor", False))
     time = 0 if major else 1
     site.closed([time, 2])

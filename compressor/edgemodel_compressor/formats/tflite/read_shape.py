@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .graph import Free, Shape
 from .layout import Perm, permuted
 from .read_build import FixedBatchError, RefusedError
@@ -106,7 +108,7 @@ def _transpose(site: ReadSite) -> None:
     value, target = site.value(0), site.outputs[0]
     order = tuple(site.axis(a) for a in site.fixed_ints(1, "its permutation"))
     if sorted(order) != list(range(value.rank)):
-        raise RefusedError(f"permutation {list(order)} of {value.rank} dimensions")
+        raise RefusedError(f"permutation {list(order)} of {counted(value.rank, 'dimension')}")
     target.shape = permuted(value.shape, order)
     if value.data is not None:
         q = value.quantization
@@ -180,7 +182,7 @@ def _unpack(site: ReadSite) -> None:
             site.give_known(number, i=i)
         return
     if int(site.shape()[axis]) != count:
-        raise RefusedError(f"{count} parts of {int(site.shape()[axis])}")
+        raise RefusedError(f"{counted(count, 'part')} of {int(site.shape()[axis])}")
     parts = [site.get()] if count == 1 else site.build.node("Split", [site.get()], _label(site), count=count, axis=axis)
     shape = tuple(d for a, d in enumerate(site.shape()) if a != axis)
     for i, part in enumerate(parts):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .graph import Free, Shape
 from .read_build import FixedBatchError, RefusedError
 from .read_site import ReadSite, reads
@@ -37,7 +39,7 @@ def _slice(site: ReadSite) -> None:
     begins, sizes = site.ints(1, "its begin"), site.ints(2, "its size")
     shape = site.shape()
     if not len(begins) == len(sizes) == len(shape):
-        raise RefusedError(f"{len(begins)} begins for {len(shape)} dimensions")
+        raise RefusedError(f"{counted(len(begins), 'begin')} for {counted(len(shape), 'dimension')}")
     cuts: list[Cut] = []
     out: list[int] = []
     for axis, (d, b, s) in enumerate(zip(shape, begins, sizes, strict=True)):
@@ -51,7 +53,7 @@ def _slice(site: ReadSite) -> None:
         if isinstance(s, Free) or isinstance(b, Free):
             raise FixedBatchError("it cuts by the size of the batch")
         if b < 0 or size < 0 or int(b) + size > int(d):
-            raise RefusedError(f"{size} places from {int(b)} on, of {int(d)}")
+            raise RefusedError(f"{counted(size, 'place')} from {int(b)} on, of {int(d)}")
         if size != int(d):
             cuts.append(Cut(axis, int(b), int(b) + size, 1, size))
         out.append(size)
@@ -86,7 +88,9 @@ def _strided_slice(site: ReadSite) -> None:
             out.append(1)
             continue
         if axis >= value.rank or s == 0:
-            raise RefusedError(f"{len(begins)} cuts of {value.rank} dimensions, strides {strides}")
+            raise RefusedError(
+                f"{counted(len(begins), 'cut')} of {counted(value.rank, 'dimension')}, strides {strides}"
+            )
         d = value.shape[axis]
         shrink = bool(masks["shrinkAxis"] & bit)
         if isinstance(d, Free):

@@ -8,6 +8,7 @@ stored once, and the same graph gives the same bytes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -74,8 +75,14 @@ def name_of(kind: str, number: int) -> str:
     return next((n for n, v in members.items() if v == number and n.isupper()), str(number))
 
 
-def serialize(graph: Graph, *, description: str) -> bytes:
+def serialize(graph: Graph, *, description: str, every_name: bool = True) -> bytes:
     """The file.
+
+    Args:
+        graph: to write.
+        description: of the model.
+        every_name: whether tensors that have no wish get a name as well. Tools that quantize a float file go by names; of an
+            unrolled sequence they are a tenth of what is stored.
 
     Raises:
         InputError: it would be larger than a flatbuffer can be.
@@ -95,8 +102,8 @@ def serialize(graph: Graph, *, description: str) -> bytes:
     codes = _Codes()
     sub = s.SubGraphT()
     sub.name = "main"
-    names = _unique_names(graph, tensors)
-    sub.tensors = [_tensor(t, names[id(t)], buffers) for t in tensors]
+    names = _unique_names(graph, tensors, every=every_name)
+    sub.tensors = [_tensor(t, names.get(id(t), ""), buffers) for t in tensors]
     sub.inputs = [index[id(t)] for t in graph.inputs.values()]
     sub.outputs = [index[id(t)] for t in graph.outputs.values()]
     sub.operators = [_operator(op, index, codes) for op in graph.ops]
@@ -126,8 +133,8 @@ def parse(content: bytes) -> Any:
         raise InputError("no TFLite model (its bytes 4 to 8 are not TFL3): export or copy it again")
     try:
         return classes().ModelT.InitFromPackedBuf(content, 0)
-    except Exception as error:  # flatbuffers raises struct.error, TypeError, IndexError, MemoryError, …
-        raise InputError(f"the TFLite model is damaged ({type(error).__name__}): export or copy it again") from None
+    except Exception:  # flatbuffers raises struct.error, TypeError, IndexError, MemoryError, …
+        raise InputError("the TFLite model is damaged: export or copy it again") from None
 
 
 class _Buffers:
@@ -246,7 +253,8 @@ def _map(name: str, index: int) -> Any:
     return table
 
 
-def _unique_names(graph: Graph, tensors: list[Tensor]) -> dict[int, str]:
+def _unique_names(graph: Graph, tensors: list[Tensor], *, every: bool) -> dict[int, str]:
+    """By the tensor's id; those without a wish (thousands in an unrolled sequence) get the shortest that is free, or none."""
     names: dict[int, str] = {}
     taken: set[str] = set()
     counts: dict[str, int] = {}
@@ -255,9 +263,7 @@ def _unique_names(graph: Graph, tensors: list[Tensor]) -> dict[int, str]:
             names[id(tensor)] = name
             taken.add(name)
     for tensor in tensors:
-        if not tensor.name:
-            names.setdefault(id(tensor), "")
-        elif id(tensor) not in names:
+        if tensor.name and id(tensor) not in names:
             name, n = tensor.name, counts.get(tensor.name, 1)
             while name in taken:
                 n += 1
@@ -265,7 +271,10 @@ def _unique_names(graph: Graph, tensors: list[Tensor]) -> dict[int, str]:
             counts[tensor.name] = n
             taken.add(name)
             names[id(tensor)] = name
-    return names
+    if not every:
+        return names
+    short = (name for n in itertools.count() if (name := f"{n:x}") not in taken)
+    return names | {id(t): next(short) for t in tensors if id(t) not in names}
 
 
 def shape_of(signature: Shape | None, shape: Shape) -> Shape:

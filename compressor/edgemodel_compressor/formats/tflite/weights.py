@@ -7,12 +7,17 @@ to answer 0.679 and 0.489.) DEQUANTIZE of a constant runs once, when the model i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeAlias
 
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .graph import Array, Graph, Op, Quantization, Tensor
 
+#: What is stored of a weight, and what its integers stand for.
+Small: TypeAlias = tuple[Array, Quantization | None]
 #: A tensor, an operator and a quantization take about so much of a file.
 OVERHEAD_BYTES = 240
 HALF_MAX = 65504.0
@@ -59,23 +64,17 @@ def quantize_weights(graph: Graph, float_nodes: Collection[str] = ()) -> tuple[s
     Returns:
         notes.
     """
-    made: dict[int, Tensor] = {}
-    skipped = 0
-    for op, place, axis in list(weight_slots(graph, float_nodes)):
-        tensor = op.inputs[place]
-        if tensor is None or tensor.data is None:
-            continue
-        if id(tensor) not in made:
-            channels = tensor.data.shape[axis]
-            finite = bool(np.isfinite(tensor.data).all())
-            if not finite or 3 * tensor.data.size <= 12 * channels + OVERHEAD_BYTES:
-                skipped += 1
-                continue
-            numbers, scale = symmetric(tensor.data, axis)
-            quantization = Quantization(scale, np.zeros(channels, np.int64), axis)
-            made[id(tensor)] = _dequantized(graph, tensor, numbers, quantization)
-        op.inputs[place] = made[id(tensor)]
-    return (f"{len(made)} weights are int8, one scale an output channel; {skipped} small ones stay float32",)
+
+    def int8(data: Array, axis: int) -> Small | None:
+        channels = data.shape[axis]
+        if not np.isfinite(data).all() or 3 * data.size <= 12 * channels + OVERHEAD_BYTES:
+            return None
+        numbers, scale = symmetric(data, axis)
+        return numbers, Quantization(scale, np.zeros(channels, np.int64), axis)
+
+    made, skipped = _made_small(graph, float_nodes, int8)
+    rest = counted(skipped, "small one stays", "small ones stay")
+    return (f"{counted(made, 'weight is', 'weights are')} int8, one scale an output channel; {rest} float32",)
 
 
 def halve_weights(graph: Graph, float_nodes: Collection[str] = ()) -> tuple[str, ...]:
@@ -84,19 +83,41 @@ def halve_weights(graph: Graph, float_nodes: Collection[str] = ()) -> tuple[str,
     Returns:
         notes.
     """
+
+    def half(data: Array, _: int) -> Small | None:
+        if not np.abs(data).max(initial=0) <= HALF_MAX or 2 * data.size <= OVERHEAD_BYTES:
+            return None
+        return data.astype(np.float16), None
+
+    made, skipped = _made_small(graph, float_nodes, half)
+    rest = counted(skipped, "small or large-valued one stays", "small or large-valued ones stay")
+    return (f"{counted(made, 'weight is', 'weights are')} float16; {rest} float32",)
+
+
+def _made_small(
+    graph: Graph, float_nodes: Collection[str], small: Callable[[Array, int], Small | None]
+) -> tuple[int, int]:
+    """Store weights otherwise: how many were, and how many of their uses stay as they are.
+
+    Args:
+        graph: changed.
+        float_nodes: names of ONNX nodes whose weights stay.
+        small: numbers and axis of the output channels → what is stored; None: it stays.
+    """
     made: dict[int, Tensor] = {}
     skipped = 0
-    for op, place, _ in list(weight_slots(graph, float_nodes)):
+    for op, place, axis in list(weight_slots(graph, float_nodes)):
         tensor = op.inputs[place]
         if tensor is None or tensor.data is None:
             continue
         if id(tensor) not in made:
-            if not np.abs(tensor.data).max(initial=0) <= HALF_MAX or 2 * tensor.data.size <= OVERHEAD_BYTES:
+            found = small(tensor.data, axis)
+            if found is None:
                 skipped += 1
                 continue
-            made[id(tensor)] = _dequantized(graph, tensor, tensor.data.astype(np.float16), None)
+            made[id(tensor)] = _dequantized(graph, tensor, *found)
         op.inputs[place] = made[id(tensor)]
-    return (f"{len(made)} weights are float16; {skipped} small or large-valued ones stay float32",)
+    return len(made), skipped
 
 
 def _dequantized(graph: Graph, tensor: Tensor, numbers: Array, quantization: Quantization | None) -> Tensor:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -19,36 +20,75 @@ import numpy as np
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import Arrays, Run
+from edgemodel_compressor.formats.child_process import ending
 
 _LENGTH = struct.Struct("<Q")
 
 
-class Worker:
-    """One child, started when it is needed and again after a crash."""
+#: One run gets so long at least, and for each row so much more, and the time to read the file once, on a busy machine.
+LEAST_SECONDS, ROW_SECONDS, BYTES_PER_SECOND = 300.0, 10.0, 5 * 2**20
 
-    def __init__(self) -> None:
+
+def patience(size: int, rows: int) -> float:
+    """Seconds that a run may take.
+
+    Args:
+        size: bytes of the file.
+        rows: that it gets at once.
+
+    >>> patience(0, 1), patience(50 * 2**20, 32)
+    (310.0, 940.0)
+    """
+    return LEAST_SECONDS + rows * (ROW_SECONDS + size / BYTES_PER_SECOND)
+
+
+class Worker:
+    """One child, started when it is needed and again after a crash.
+
+    Args:
+        patience: seconds for one run, from the file's bytes and the number of rows.
+        program: what the child does; by default `serve`.
+    """
+
+    def __init__(self, patience: Callable[[int, int], float] = patience, program: str = "") -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._patience = patience
+        self._program = program
 
     def run(self, path: Path, feeds: Arrays, *, delegates: bool, threads: int = 1) -> Arrays:
         """Run a model once.
 
         Raises:
-            InputError: it fails, or ends the process.
+            InputError: it fails, ends the process, or does not end in time.
         """
         request = {f"feed:{n}": a for n, a in feeds.items()}
         request["model"] = np.asarray(str(path))
         request["settings"] = np.asarray([int(delegates), threads])
         with self._lock:
             process = self._running()
+            seconds = self._patience(_size(path), max((len(a) for a in feeds.values() if a.ndim), default=1))
+            late = threading.Event()
+
+            def end() -> None:
+                late.set()
+                process.kill()
+
+            timer = threading.Timer(seconds, end)
+            timer.daemon = True
+            timer.start()
             try:
                 _send(process.stdin, request)
                 answer = _receive(process.stdout)
             except (OSError, EOFError):
                 code = self.close()
-                raise InputError(
-                    f"LiteRT ended with signal {-code}" if code < 0 else f"LiteRT ended with code {code}"
-                ) from None
+                if late.is_set():
+                    raise InputError(f"LiteRT did not end a run within {seconds:.0f} s: give a smaller model") from None
+                raise InputError(f"LiteRT crashed ({ending(code)})") from None
+            finally:
+                timer.cancel()
+            if late.is_set():  # after its last answer
+                self.close()
         if "error" in answer:
             raise InputError(str(answer["error"]))
         return {n.removeprefix("out:"): a for n, a in answer.items()}
@@ -56,7 +96,7 @@ class Worker:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             paths = [p for p in sys.path if p]
-            code = f"import sys; sys.path[:0] = {paths!r}; from {__name__} import serve; serve()"
+            code = self._program or f"import sys; sys.path[:0] = {paths!r}; from {__name__} import serve; serve()"
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.PIPE,
@@ -85,6 +125,14 @@ class Worker:
 
 WORKER = Worker()
 atexit.register(WORKER.close)
+
+
+def _size(path: Path) -> int:
+    """0 where there is no such file: LiteRT says it better."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def isolated_run(path: Path, *, delegates: bool) -> Run:
@@ -132,6 +180,9 @@ def _receive(pipe: IO[bytes] | None) -> Arrays:
     head = pipe.read(_LENGTH.size) if pipe is not None else b""
     if pipe is None or len(head) < _LENGTH.size:
         raise EOFError
-    content = pipe.read(_LENGTH.unpack(head)[0])
+    length = _LENGTH.unpack(head)[0]
+    content = pipe.read(length)
+    if len(content) < length:
+        raise EOFError
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {n: arrays[n] for n in arrays.files}

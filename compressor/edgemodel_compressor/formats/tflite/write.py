@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgemodel_api.errors import InputError
+from edgemodel_api.quantities import counted
 from edgemodel_api.reasons import NOT_SUPPORTED
 from edgemodel_compressor.evaluate.runner import Arrays, Run, runner
 from edgemodel_compressor.formats.equivalence import Equivalence, compare_runs
@@ -116,7 +117,10 @@ def convert(
     if encoding not in ENCODINGS:
         raise InputError(f"TFLite encoding {encoding!r} is unknown: choose one of {', '.join(ENCODINGS)}")
     if encoding == INT8_FULL and not calibration:
-        raise InputError("TFLite int8-full needs calibration data for the ranges of activations: give data.calibration")
+        raise InputError(
+            "TFLite int8-full needs calibration data for the ranges of activations: give data.calibration, or at"
+            " least data.validation"
+        )
     lowered = lower(model, calibration or feeds)
     if lowered.problems:
         raise InputError(_listed(lowered.problems), reason=NOT_SUPPORTED)
@@ -152,7 +156,8 @@ def _encoded(
         notes = quantize_weights(graph, float_nodes)
     else:
         notes = quantize_full(graph, calibrate(graph, content, calibration, wanted=candidates(graph)), float_nodes)
-    return serialize(graph, description=f"{_DESCRIPTION}, {encoding}"), notes
+    # Nobody quantizes what is quantized: names that nothing in the model asks for stay out.
+    return serialize(graph, description=f"{_DESCRIPTION}, {encoding}", every_name=False), notes
 
 
 def _listed(problems: tuple[str, ...]) -> str:
@@ -219,9 +224,9 @@ def _checked_file(
                 )
         if not worst <= tolerance:
             raise InputError(
-                f"the TFLite file disagrees with the ONNX model: relative error {worst:.3g} over {results[0].cases} rows,"
-                f" at most {tolerance:.3g} is allowed: it was not written; take TFLite out of spec.formats, or choose"
-                " another encoding"
+                f"the TFLite file disagrees with the ONNX model: relative error {worst:.3g} over"
+                f" {counted(results[0].cases, 'row')}, at most {tolerance:.3g} is allowed: it was not written; take"
+                " TFLite out of spec.formats, or choose another encoding"
             )
     return results[0], tuple(notes)
 

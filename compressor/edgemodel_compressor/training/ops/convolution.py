@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .base import Call, Value, op
 
 Pads = list[tuple[int, int]]
@@ -25,7 +27,9 @@ def same_pads(
     if auto == "NOTSET":
         pads = call.ints("pads", (0,) * (2 * rank)) or ()
         if len(pads) != 2 * rank:
-            raise ValueError(f"pads has {len(pads)} numbers for {rank} spatial axes")
+            raise ValueError(
+                f"pads has {counted(len(pads), 'number')} for {counted(rank, 'spatial axis', 'spatial axes')}"
+            )
         return [(pads[i], pads[i + rank]) for i in range(rank)]
     if auto == "VALID":
         return [(0, 0)] * rank
@@ -50,7 +54,7 @@ def _conv(call: Call, x: Value, w: Value, bias: Value = None) -> Value:
     pads = same_pads(call, x.shape[2:], w.shape[2:], strides, dilations)
     group = int(call.get("group", 1))
     if w.shape[0] % group or x.shape[1] != w.shape[1] * group:
-        raise ValueError(f"{x.shape[1]} channels in {group} groups of {w.shape[1]}")
+        raise ValueError(f"{counted(x.shape[1], 'channel')} in {counted(group, 'group')} of {w.shape[1]}")
     if group > 1 and math.prod(w.shape[2:]) <= MAX_TAPS:
         y = _by_taps(x, w, group, (strides, dilations, pads))
     else:

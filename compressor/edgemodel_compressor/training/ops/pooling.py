@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from edgemodel_api.quantities import counted
+
 from .base import Call, NotConvertibleError, Value, op
 from .convolution import Pads, same_pads
 
@@ -18,7 +20,9 @@ def _window(call: Call, x: Value) -> tuple[tuple[int, ...], tuple[int, ...], tup
     kernel = call.ints("kernel_shape") or ()
     rank = len(kernel)
     if rank != x.ndim - 2:
-        raise ValueError(f"kernel_shape has {rank} numbers for {x.ndim - 2} spatial axes")
+        raise ValueError(
+            f"kernel_shape has {counted(rank, 'number')} for {counted(x.ndim - 2, 'spatial axis', 'spatial axes')}"
+        )
     strides = call.ints("strides", (1,) * rank) or ()
     dilations = call.ints("dilations", (1,) * rank) or ()
     pads = same_pads(call, x.shape[2:], kernel, strides, dilations)

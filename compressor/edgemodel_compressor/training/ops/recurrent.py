@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from edgemodel_api.quantities import counted
+
 from .base import Call, NotConvertibleError, Value, op
 from .elementwise import ACTIVATIONS
 
@@ -51,7 +53,7 @@ def _recurrent(call: Call, x: Value, w: Value, r: Value, *optional: Value) -> tu
     batch = x.shape[1]
     direction = call.get("direction", "forward")
     if (direction == "bidirectional") != (directions == 2):
-        raise ValueError(f"direction {direction!r} with weights for {directions} directions")
+        raise ValueError(f"direction {direction!r} with weights for {counted(directions, 'direction')}")
     zeros = jnp.zeros((directions, batch, hidden), x.dtype)
     h0, c0 = (zeros if s is None else s for s in (h0, c0))
     gates = _GATES[call.op]
@@ -80,7 +82,7 @@ def _activations(call: Call, directions: int) -> list[tuple[Callable[[Value], Va
     defaults = _DEFAULTS[call.op] * directions
     names = [n.decode() if isinstance(n, bytes) else n for n in call.attributes.get("activations", defaults)]
     if len(names) != len(defaults):
-        raise ValueError(f"{len(names)} activations, {len(defaults)} are needed")
+        raise ValueError(f"{counted(len(names), 'activation')}, {len(defaults)} are needed")
     given = [list(call.attributes.get(f"activation_{k}", ())) for k in ("alpha", "beta")]
     functions: list[Callable[[Value], Value]] = []
     for name in names:

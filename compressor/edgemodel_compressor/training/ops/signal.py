@@ -7,6 +7,8 @@ import numpy as np
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from edgemodel_api.quantities import counted
+
 from .base import Call, NotConvertibleError, Static, Value, axis_of, bounded, known, known_ints, op
 
 
@@ -69,7 +71,7 @@ def _stft(call: Call, x: Value, step: Value, window: Value = None, length: Value
     hop = known_ints(step, "frame_step")[0]
     size = known_ints(length, "frame_length")[0] if length is not None else window.shape[0]
     if hop <= 0 or size > x.shape[1]:
-        raise ValueError(f"frames of {size} with steps of {hop} over {x.shape[1]} samples")
+        raise ValueError(f"frames of {size} with steps of {hop} over {counted(x.shape[1], 'sample')}")
     at = np.arange((x.shape[1] - size) // hop + 1)[:, None] * hop + np.arange(size)[None]
     frames = _complex(x)[:, at]
     if window is not None:

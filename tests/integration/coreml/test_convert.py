@@ -82,7 +82,7 @@ class TestEncodings:
         ]
         model = made(nodes, [info("pix", "N", 64), info("extra", "N", 64)], [info("y", "N", 32)], w=weights)
         done = coreml.convert(model, tmp_path / "m", encoding=encoding)
-        assert done.notes[-1].startswith("1 weights") or any("1 weights" in n for n in done.notes)
+        assert done.notes[-1].startswith("1 weight (") or any("1 weight (" in n for n in done.notes)
 
     def test_the_same_model_gives_the_same_bytes(self, network: Any, tmp_path: Path) -> None:
         for encoding in ("float16", "palettized-4"):

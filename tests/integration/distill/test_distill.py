@@ -128,7 +128,7 @@ def test_integer_inputs(build, run):
 
 def test_one_row_and_a_batch_larger_than_the_data(build, run):
     found = run(build.mlp(), step(batchSize=64, epochs=2), build.rows(1, labels=True))
-    assert "1 training samples are too few to hold some out" in found.notes[-1]
+    assert "1 training sample is too few to hold some out" in found.notes[-1]
 
 
 def test_alpha_0_learns_labels_alone(build, run):

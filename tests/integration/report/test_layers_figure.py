@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgemodel_api.quantities import counted
 from edgemodel_api.report import Layer, Verification, VerifiedHow
 from edgemodel_cli.report import layers_figure, rows
 from edgemodel_cli.report.sane import sane
@@ -44,7 +45,7 @@ def test_the_figure_stands_alone_and_is_the_same_each_time(layers: tuple[Layer, 
     assert "nan" not in re.sub(r"<title>.*?</title>", "", found).lower()
     sensitive = [x for x in layers if x.sensitivity is not None]
     assert len(re.findall(r'id="l-layer\d+"', found)) == len(sensitive)
-    assert f"of {len(sensitive)} layers" in found
+    assert f"of {counted(len(sensitive), 'layer')}" in found
 
 
 def test_titles_have_all_numbers() -> None:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from edgemodel_api.errors import InputError
+from edgemodel_compressor.evaluate.runner import runner
 from edgemodel_compressor.formats import tflite
+from edgemodel_compressor.formats.equivalence import compare_runs
+from edgemodel_compressor.formats.onnx_model import open_session
 from edgemodel_compressor.formats.tflite import schema
 from edgemodel_compressor.formats.tflite.graph import Graph, Op, Quantization, Tensor
 from edgemodel_compressor.formats.tflite.versions import version_of
@@ -53,6 +56,22 @@ def test_names_shapes_and_types_are_the_models(build, convolutional):
         assert [(m.name, m.tensorIndex) for m in maps] == [(name, places[0])]
         tensor = graph.tensors[places[0]]
         assert (tensor.name, tensor.shapeSignature.tolist()) == (name, shape)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "int8-weights"])
+def test_every_tensor_of_a_float_file_has_a_name_of_its_own(build, encoding):
+    """Tools that quantize go by names; in what is quantized, those of an unrolled sequence would be a tenth of the file."""
+    constants = {"w": build.weights(1, 64, 40), "r": build.weights(1, 64, 16)}
+    made = build.convert(
+        build.model([build.node("LSTM", ["x", "w", "r"], ["y"], hidden_size=16)], {"x": [12, "N", 40]}, constants),
+        encoding=encoding,
+        feeds={"x": build.rng.standard_normal((12, 2, 40)).astype(np.float32)},
+    )
+    names = [t.name for t in schema.parse(made.path.read_bytes()).subgraphs[0].tensors]
+    given = [n for n in names if n]
+    assert len(set(given)) == len(given)
+    assert (len(given) == len(names)) == (encoding == "float32")
+    assert sum(map(len, given)) < 5 * len(names)
 
 
 def test_a_chain_of_convolutions_has_one_transposition(build, convolutional):
@@ -143,18 +162,17 @@ def test_a_field_that_the_schema_lacks_is_no_silent_loss():
         schema.serialize(graph, description="")
 
 
-def test_equivalence_of_two_files(build, convolutional, tmp_path):
-    path = build.convert(convolutional).path
-    source = tmp_path / "model.onnx"
-    source.write_bytes(convolutional.SerializeToString())
+def test_equivalence_of_two_files(build, convolutional):
+    written = tflite.open_run(build.convert(convolutional).path)
     rows = {"picture": np.random.default_rng(4).standard_normal((5, 3, 8, 8)).astype(np.float32)}
-    same = tflite.compare(source, path, rows)
+    source = runner(open_session(convolutional.SerializeToString()))
+    same = compare_runs(source, written, rows, ran_with=tflite.runtime())
     assert (same.cases, same.agreement, same.ran_with) == (5, 1.0, tflite.runtime())
     assert same.max_error < 1e-5
     other = build.model([build.node("Conv", ["picture", "w"], "a"), build.node("ReduceMean", ["a"], "scores", axes=[2, 3], keepdims=0)],
                         {"picture": ["N", 3, 8, 8]}, {"w": build.weights(5, 3, 1, 1)}, outputs=("scores",))  # fmt: skip
-    source.write_bytes(other.SerializeToString())
-    assert tflite.compare(source, path, rows).max_error > 0.1
+    source = runner(open_session(other.SerializeToString()))
+    assert compare_runs(source, written, rows, ran_with=tflite.runtime()).max_error > 0.1
 
 
 _IMPORTED = """

@@ -10,7 +10,8 @@ import pytest
 
 from edgemodel_api.edgemodel import Budget
 from edgemodel_api.edgenode import TargetState
-from edgemodel_api.report import Conversion, Diagnosis, Layer, Measurement, QualityBasis, QualityKind
+from edgemodel_api.formats import Format
+from edgemodel_api.report import Conversion, Diagnosis, Layer, Measurement, Original, QualityBasis, QualityKind
 from edgemodel_cli.html_report import render
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -87,6 +88,20 @@ def test_says_why_nothing_passed(make):
     ):  # fmt: skip
         assert expected in text, expected
     assert "maxSize by" not in text
+
+
+def test_the_file_that_was_given_stands_below_what_was_read_from_it(make):
+    given = Original(
+        format=Format.TFLITE, sha256="", size_bytes=2_900_000, file_bytes=3_000_000, max_error=2e-7,
+        cases=24, ran_with="LiteRT 2.3.0", notes=("the batch is fixed to the file's: <b>",),
+    )  # fmt: skip
+    text = Page(render(make.report_of(make.USUAL, original=given), make.model_of(), (), ())).text
+    assert "source as read from TFLite" in text
+    for expected in (
+        "source (TFLite) as given", "2.8 MiB 1.0×", "read as ONNX: relative error 2e-07 on 24 rows, run by LiteRT 2.3.0",
+        "the batch is fixed to the file's: <b>",
+    ):  # fmt: skip
+        assert expected in text, expected
 
 
 def test_needs_nothing_from_outside(usual):

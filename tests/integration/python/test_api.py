@@ -82,6 +82,17 @@ WRONG = {
     "step": ({"steps": [{"quantise": {}}]}, r"^steps\[0\]\.?.*quantise: unknown field; did you mean quantize"),
     "format": ({"formats": "tflite"}, r"^formats tflite: .*did you mean TFLite"),
     "formats": ({"formats": [1]}, r"^formats \[1\]: give a text, or a list of texts"),
+    "no formats": ({"formats": []}, r"^formats is empty: name at least one, such as formats=\['TFLite'\], or leave it out"),
+    "formats by name": ({"formats": {"TFLite": True}}, r"^formats \{'TFLite': True\}: give a text, or a list of texts"),
+    "formats as bytes": ({"formats": b"TFLite"}, r"^formats b'TFLite': give a text, or a list"),
+    "a number of formats": ({"formats": 3}, r"^formats 3: give a text, or a list of texts"),
+    "no target": ({"target": ()}, r"^target is empty: name at least one, such as target=\['linux/arm64'\]"),
+    "target by name": ({"target": {"linux/arm64": 1}}, r"^target \{.*\}: give a text, or a list of texts"),
+    "no steps": ({"steps": []}, r"^steps is empty: name at least one, .*: the search does it all"),
+    "one step": ({"steps": {"prune": {"sparsity": "5%"}}}, r"^steps \{'prune'.*: give a list of the manifest's steps, such as"),
+    "steps by name": ({"steps": "quantize"}, r"^steps 'quantize': give a list of the manifest's steps"),
+    "words for steps": ({"steps": ["quantize"]}, r"^steps \['quantize'\]: give a list of the manifest's steps"),
+    "a folder": ({"out": 5}, r"^out 5: give the path of a folder"),
     "labels": ({"labels": "y"}, r"^labels say how validation FILE is judged: give that file too"),
     "learning": ({"distill": {"student": {"width": "50%"}}}, r"^distill has nothing to learn from: give training FILE"),
     "student": ({"distill": "Knowledge"}, r"^distill trains a smaller student: say which, by student_width 50%"),
@@ -97,6 +108,32 @@ def test_mistakes_are_told_in_the_words_of_the_call(make_model, said, message, t
     with pytest.raises(edgemodel.InputError, match=message):
         edgemodel.compress(make_model("x"), progress=False, **said)
     assert not list(tmp_path.iterdir())
+
+
+def test_any_collection_of_texts_will_do(asked, make_model):
+    for formats in (["ONNX", "TFLite"], ("ONNX", "TFLite"), {"ONNX", "TFLite"}, iter(["ONNX", "TFLite"])):
+        edgemodel.compress(make_model("x"), formats=formats, steps=iter([{"quantize": {}}]), progress=False)
+        assert {f.value for f in asked["spec"].formats} == {"ONNX", "TFLite"}
+        assert len(asked["spec"].compression.steps) == 1
+    edgemodel.compress(make_model("x"), progress=False)
+    assert (asked["platforms"], asked["spec"].compression.steps) == ((), None)
+
+
+def test_what_was_no_file_is_not_named_as_one(asked, make_model):
+    """Temporary files are nothing that the caller knows."""
+    edgemodel.compress(
+        make_model("x"), training=np.zeros((4, 3)), student=make_model("x", name="small"), progress=False
+    )
+    folder, words = asked["base_dir"], asked["words"]
+    said = {
+        f"source file:{folder}/tiny.onnx: no graph": "model: no graph",
+        f"source file://{folder}/tiny.onnx: no graph": "model: no graph",
+        f"compression.steps[0].distill.student: {folder}/student/small.onnx has": "student: student has",
+        f"--training {folder}/training.npz cannot be read": "training cannot be read",
+        "source file:/home/me/m.onnx: no graph": "source file:/home/me/m.onnx: no graph",
+        "take TFLite out of spec.formats; more than maxSize 1Mi": "take TFLite out of formats; more than max_size 1Mi",
+    }
+    assert {message: words(message) for message in said} == said
 
 
 def test_a_platform_that_is_none(make_model, tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 """What `compress()` returns: rows, files, a page, and how it looks."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from edgemodel import Compressed, CompressionRefusedError, InputError, RefusedError
+from edgemodel.api import in_python
+from edgemodel_api.formats import Format
+from edgemodel_api.report import Original
 
 
 def test_rows_are_the_source_then_the_best(make_done):
@@ -63,6 +66,34 @@ def test_the_page(make_done, tmp_path):
     assert path.read_text().startswith("<!")
     with pytest.raises(InputError, match="cannot be written"):
         Compressed(make_done()).save_html("/proc/none/r.html")
+
+
+def test_the_file_that_was_given_comes_after_the_source(make_done):
+    done = make_done()
+    given = Original(format=Format.TFLITE, sha256="", size_bytes=2000, file_bytes=2100, max_error=1e-7, cases=8)
+    found = Compressed(replace(done, report=done.report.replace(original=given)))
+    source, original, *_ = found.candidates
+    assert (source.name, original.name, original.format) == ("source", "source (TFLite)", "TFLite")
+    assert (original.size_bytes, original.file_bytes, original.smaller, original.quality) == (2000, 2100, 2.0, None)
+    assert "source (TFLite)" in repr(found)
+    assert "<td>as given</td>" in found._repr_html_()
+
+
+def test_messages_are_in_the_words_of_the_call(make_done):
+    done = make_done(accepted=False)
+    result = done.result.replace(message="more than maxSize 1Mi: raise it")
+    report = done.report.replace(warnings=("give data.calibration",))
+    refused = CompressionRefusedError(replace(done, result=result, report=report, words=in_python))
+    assert refused.message == "more than max_size 1Mi: raise it"
+    assert "BudgetExceeded: more than max_size 1Mi" in refused._repr_html_()
+    assert "warning: give calibration" in refused._repr_html_()
+    assert {row.why.partition(":")[0] for row in refused.candidates if row.why} == {"max_slowdown", "max_quality_drop"}
+    assert refused.report.warnings == ("give data.calibration",), "the report keeps the manifest's words"
+
+
+def test_where_no_onnx_file_is_laid_out_it_says_why(make_done):
+    done = replace(make_done(), left_out="none of 3 candidates keeps maxSlowdown", words=in_python)
+    assert "no ONNX file: none of 3 candidates keeps max_slowdown" in repr(Compressed(done))
 
 
 def test_a_refusal_has_what_was_found(make_done):

@@ -129,7 +129,7 @@ def test_a_file_that_runs_nowhere(v, setting):
 @pytest.mark.parametrize(
     ("encoding", "holds", "said"),
     [
-        ("int8-static-u8s8", False, "1 of its layers leave 16 bits there: 'mm' errs by"),
+        ("int8-static-u8s8", False, "1 of its layers leaves 16 bits there: 'mm' errs by"),
         ("int8-static-u8u8", None, "no sum leaves 16 bits there"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 
+import flatbuffers
 import numpy as np
 import onnx
 import pytest
@@ -13,10 +15,10 @@ from onnx import TensorProto, helper
 
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.formats import tflite
-from edgemodel_compressor.formats.tflite import kernels
-from edgemodel_compressor.formats.tflite.graph import Graph, Op, Tensor
+from edgemodel_compressor.formats.tflite import kernels, schema
+from edgemodel_compressor.formats.tflite.graph import Free, Graph, Op, Quantization, Tensor
 from edgemodel_compressor.formats.tflite.schema import serialize
-from edgemodel_compressor.formats.tflite.worker import WORKER, isolated_run
+from edgemodel_compressor.formats.tflite.worker import WORKER, Worker, isolated_run, patience
 
 
 def test_every_node_is_named_with_its_reason(build):
@@ -100,12 +102,36 @@ def test_a_crash_of_the_runtime_is_a_message(tmp_path):
     graph = Graph([Op("ADD", [x, x], [y])], {"x": x}, {"y": y})
     assert kernels.refusal(graph.ops[0]) is not None
     (tmp_path / "bad.tflite").write_bytes(serialize(graph, description=""))
-    with pytest.raises(InputError, match="LiteRT ended with signal 6"):
+    with pytest.raises(InputError, match=r"LiteRT crashed \(SIGABRT\)"):
         isolated_run(tmp_path / "bad.tflite", delegates=True)({"x": np.ones(2, np.int8)})
     a, b = (Tensor(n, (2,), np.dtype(np.float32)) for n in "ab")
     good = tmp_path / "good.tflite"
     good.write_bytes(serialize(Graph([Op("ADD", [a, a], [b])], {"a": a}, {"b": b}), description=""))
     assert isolated_run(good, delegates=True)({"a": np.ones(2, np.float32)})["b"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("program", ["import time; time.sleep(600)", "import sys; sys.stdin.buffer.read()"])
+def test_a_run_that_does_not_end_is_ended(tmp_path, program):
+    """A kernel that hangs, whether it took its data or not; and the next run has a child of its own."""
+    (tmp_path / "m.tflite").write_bytes(b"\0" * 2**21)
+    asked = []
+    worker = Worker(lambda size, rows: asked.append((size, rows)) or 1.0, program)
+    feeds = {"x": np.zeros((7, 2**18), np.float32)}
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"LiteRT did not end a run within 1 s: give a smaller model"):
+            worker.run(tmp_path / "m.tflite", feeds, delegates=True)
+        assert worker.close() == 0, "none is left"
+    assert asked == [(2**21, 7)] * 2
+
+
+def test_an_answer_that_breaks_off_is_a_crash(tmp_path):
+    worker = Worker(program="import os; os.write(1, (100).to_bytes(8, 'little') + b'PK'); os._exit(3)")
+    with pytest.raises(InputError, match=r"LiteRT crashed \(exit code 3\)"):
+        worker.run(tmp_path / "none.tflite", {"x": np.zeros(1)}, delegates=True)
+
+
+def test_more_data_and_larger_files_get_more_time():
+    assert patience(0, 1) < patience(2**20, 1) < patience(2**20, 32) < patience(2**30, 32)
 
 
 def test_closing_the_child_twice_is_harmless():
@@ -120,12 +146,49 @@ def test_closing_the_child_twice_is_harmless():
         ({"x": np.zeros((1, 4), np.float32)}, r"has shape \[1, 4\], and the model takes \[-1, 3\]"),
         ({"x": np.zeros((1, 3))}, "is float64, and the model takes float32"),
         ({"x": np.zeros(3, np.float32)}, "has shape"),
+        ({"x": np.zeros((1, 3), np.int8)}, "is int8, and the model takes float32"),
     ],
 )
 def test_feeds_that_do_not_fit(build, feeds, words):
     path = build.convert(build.model([build.node("Relu", ["x"])], {"x": ["N", 3]})).path
     with pytest.raises(InputError, match=words):
         tflite.run(path, feeds)
+
+
+def integers(*, signatures: int | None) -> bytes:
+    """y = x + x in 8 bits, as others make it: with so many signatures of other names; None: ours."""
+    q = Quantization(np.array([0.05], np.float32), np.array([3]))
+    x, y = (Tensor(n, (Free(1), 4), np.dtype(np.int8), None, q) for n in "xy")
+    content = serialize(Graph([Op("ADD", [x, x], [y])], {"x": x}, {"y": y}), description="")
+    if signatures is None:
+        return content
+    model = schema.parse(content)
+    own = model.signatureDefs[0]
+    model.signatureDefs = [copy.copy(own) for _ in range(signatures)]
+    for i, signature in enumerate(model.signatureDefs):
+        signature.signatureKey = f"other{i}"
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize("signatures", [None, 0, 1], ids=["ours", "none", "another"])
+def test_integer_inputs_take_integers(signatures):
+    run = tflite.open_run(integers(signatures=signatures))
+    rows = np.array([[1, 2, 3, 4], [-128, 127, 0, 3]])
+    for dtype in (np.int8, np.int64):
+        answers = run({"x": rows.astype(dtype)})["y"]
+        assert (answers.dtype, answers.shape) == (np.dtype(np.int8), (2, 4))
+        assert answers[0].tolist() == [-1, 1, 3, 5]
+    with pytest.raises(InputError, match="is int64, and the model takes int8, from -128 to 127"):
+        run({"x": rows + 100})
+    with pytest.raises(InputError, match=r"is float32, .* give round\(x / 0.05\) \+ 3, as int8"):
+        run({"x": rows.astype(np.float32)})
+
+
+def test_several_signatures_are_no_guess():
+    with pytest.raises(InputError, match=r"has the signatures 'other0', 'other1', and none is 'serving_default'"):
+        tflite.open_run(integers(signatures=2))
 
 
 def test_other_files_are_no_tflite(tmp_path):

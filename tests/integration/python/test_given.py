@@ -35,6 +35,14 @@ def test_what_is_no_model(tmp_path):
         model_file({}, tmp_path)
 
 
+def test_a_message_without_a_graph_is_no_model(tmp_path):
+    with pytest.raises(
+        InputError, match=r"^student is an empty onnx.ModelProto, without a graph: give one that was loaded"
+    ):
+        model_file(onnx.ModelProto(), tmp_path, "student")
+    assert not list(tmp_path.iterdir())
+
+
 def test_arrays_are_written_under_their_names_and_the_same_bytes_each_time(tmp_path):
     arrays = {"file": np.arange(6.0).reshape(2, 3), "a:0": [[1, 2], [3, 4]], "words": np.array(["ä", "b"])}
     path, labels = data(arrays, folder=tmp_path)

@@ -121,8 +121,8 @@ print(json.dumps([ranges.samples, peak * 1024]))
 def test_memory_does_not_grow_with_the_samples(m, tmp_path):
     """Each batch answers 6 MB of activations: kept, ten times the samples would take 430 MB more.
 
-    Not from the very first ones on: what the allocator keeps for the next batch comes to its level within eight batches, give or
-    take 20 MB between one run and the next.
+    What is freed goes back at once here. Left alone, glibc raises the size from which it does so with what it sees freed, and then
+    keeps between 0 and 30 MB, by chance.
     """
     tensors = {"w1": m.normal(16, 1, 3, 3), "w2": m.normal(16, 16, 3, 3)}
     nodes = [
@@ -133,12 +133,12 @@ def test_memory_does_not_grow_with_the_samples(m, tmp_path):
     peaks = {}
     for samples in (64, 640):
         child = [sys.executable, "-c", CHILD, str(path), str(samples)]
-        env = {"PYTHONPATH": ":".join(sys.path)}
+        env = {"PYTHONPATH": ":".join(sys.path), "MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_ARENA_MAX": "1"}
         used, peaks[samples] = json.loads(
             subprocess.run(child, env=env, capture_output=True, text=True, check=True).stdout
         )
         assert used == samples
-    assert peaks[640] - peaks[64] < 24 * 2**20
+    assert peaks[640] - peaks[64] < 4 * 2**20
 
 
 @given(

@@ -154,18 +154,22 @@ def prometheus() -> Path:
     if found is not None:
         return Path(found).parent
     folder = s.cache_dir() / f"prometheus-{s.DEBIAN_RELEASE}"
-    if not (folder / "usr" / "bin" / "prometheus").exists():
-        if shutil.which("apt-get") is None:
-            raise StartError("the test bed needs Prometheus: put `prometheus` and `promtool` on the PATH")
-        print("fetching Prometheus from Debian …", file=sys.stderr)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            run("apt-get", "-q", "download", "prometheus", cwd=Path(scratch))
-            package = next(Path(scratch).glob("prometheus_*.deb"))
-            run("dpkg-deb", "-x", package, Path(scratch) / "out")
-            shutil.rmtree(folder, ignore_errors=True)
-            (Path(scratch) / "out").rename(folder)
+    with s.one_at_a_time("prometheus"):  # several processes of the tests ask for it at once
+        if not (folder / "usr" / "bin" / "prometheus").exists():
+            _unpack_prometheus(folder)
     return folder / "usr" / "bin"
+
+
+def _unpack_prometheus(folder: Path) -> None:
+    if shutil.which("apt-get") is None:
+        raise StartError("the test bed needs Prometheus: put `prometheus` and `promtool` on the PATH")
+    print("fetching Prometheus from Debian …", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        run("apt-get", "-q", "download", "prometheus", cwd=Path(scratch))
+        package = next(Path(scratch).glob("prometheus_*.deb"))
+        run("dpkg-deb", "-x", package, Path(scratch) / "out")
+        shutil.rmtree(folder, ignore_errors=True)
+        (Path(scratch) / "out").rename(folder)
 
 
 def _go(arguments: list[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None) -> None:

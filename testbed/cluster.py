@@ -212,11 +212,11 @@ def main() -> int:
         _require_root()
         if options.command == "up":
             disk = disks.size(options.disk) if options.disk else 0
-            with images.one_at_a_time("bed"):  # beds share programs that are built once, and the table of interpreters
+            with s.one_at_a_time("bed"):  # beds share programs that are built once, and the table of interpreters
                 up(bed, options.nodes, real=options.real, disk=disk)
             print(f"KUBECONFIG={bed.kubeconfig}")
         elif options.command == "down":
-            with images.one_at_a_time("bed"):
+            with s.one_at_a_time("bed"):
                 down(bed)
         elif options.command == "push":
             print(images.push_image(options.image))

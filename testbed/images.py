@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import io
 import json
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -76,7 +73,7 @@ def base(architecture: str = "amd64") -> str:
     """
     name = f"{BASE}:{s.DEBIAN_RELEASE}-{architecture}-{BASE_VERSION}"
     if not identity(name):
-        with one_at_a_time("base"):
+        with s.one_at_a_time("base"):
             if not identity(name):
                 _make_base(name, architecture)
     return name
@@ -105,15 +102,6 @@ def _make_base(name: str, architecture: str) -> None:
 def identity(image: str) -> str:
     """Of an image in buildah's store; empty if there is none."""
     return run("buildah", "images", "--quiet", "--no-trunc", image, check=False).strip()
-
-
-@contextlib.contextmanager
-def one_at_a_time(what: str) -> Iterator[None]:
-    """Whoever else builds that on this machine waits, or is waited for."""
-    s.cache_dir().mkdir(parents=True, exist_ok=True)
-    with open(s.cache_dir() / f"{what}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def push_image(image: str, *, name: str = "") -> str:

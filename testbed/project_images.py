@@ -76,7 +76,7 @@ def role_image(name: str) -> str:
         local = f"localhost/edgemodel/{name}:{digest.hexdigest()[:16]}"
         if images.identity(local):
             return local
-        with images.one_at_a_time("images"):
+        with s.one_at_a_time("images"):
             if not images.identity(local):
                 _build(local, role, context, bases=(build_base, base), platforms=(native, architecture))
                 _forget_older(local)

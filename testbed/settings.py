@@ -5,9 +5,12 @@ Several beds can stand side by side: `$EDGEMODEL_TESTBED_NUMBER`, 0 to 9, is par
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +60,15 @@ def cache_dir() -> Path:
     """Builds and images, outside of the checkout, keyed by version; survives `make clean` and `make cluster-down`."""
     base = os.environ.get("EDGEMODEL_CACHE") or Path.home() / ".cache" / "edgemodel"
     return Path(base)
+
+
+@contextlib.contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Whoever else builds that on this machine waits, or is waited for."""
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with open(cache_dir() / f"{what}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def kube_key() -> str:

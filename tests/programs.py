@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 #: Environments and downloads that tests share, outside of the checkout.
 CACHE = Path(os.environ.get("EDGEMODEL_TEST_CACHE", Path.home() / ".cache" / "edgemodel-tests"))
@@ -25,6 +28,19 @@ def tool(name: str) -> str:
     if os.environ.get("EDGEMODEL_REQUIRE_TOOLS") == "1":
         pytest.fail(message)
     pytest.skip(message)
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, made once, whichever process of the tests needs it first; a half made one is made anew."""
+    folder = CACHE / name
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / f"{name}.lock"):
+        if not (folder / "ready").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "ready").touch()
+    return folder
 
 
 def free_port() -> int:

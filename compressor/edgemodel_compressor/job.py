@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgemodel_api import reasons
-from edgemodel_api.edgemodel import RemoteFile
+from edgemodel_api.edgemodel import RemoteFile, Step
 from edgemodel_api.edgemodel_status import ANNOTATION_RETRY
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import JobSpec, Progress
@@ -105,13 +105,22 @@ def _check_learning(job: JobSpec) -> None:
                 RemoteFile.model_validate(given.to_json())
             except ValidationError as error:
                 raise InputError(f"{where}.distill.student: {error.errors()[0]['msg']}") from None
-        learns = step.distill is not None or (step.prune is not None and step.prune.recover is not None)
-        if learns and job.data.training is None and job.data.calibration is None:
+        if _learns(step) and job.data.training is None and job.data.calibration is None:
             what = "distill" if step.distill is not None else "prune.recover"
             raise InputError(
                 f"{where}.{what} has nothing to learn from: give data.training, an .npz with the model's inputs (best with"
                 " labels too), or at least data.calibration"
             )
+
+
+def _learns(step: Step) -> bool:
+    return step.distill is not None or (step.prune is not None and step.prune.recover is not None)
+
+
+def learns(job: JobSpec) -> bool:
+    """Whether a network is trained: a step says so, or a search may, as there is data for it."""
+    steps = job.compression.steps
+    return any(map(_learns, steps)) if steps else job.data.training is not None
 
 
 def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
@@ -133,7 +142,14 @@ def bring_inputs(job: JobSpec, work_dir: Path, report: Report) -> Inputs:
     allowed = memory.limit()
     with _about(job.source):
         source, original = as_onnx(fetched["source"], work_dir, LIMITS)
-        memory.check(source.path, job.compression.steps, allowed, folder=source.folder, formats=job.formats)
+        memory.check(
+            source.path,
+            job.compression.steps,
+            allowed,
+            folder=source.folder,
+            formats=job.formats,
+            learns=learns(job),
+        )
         model = load_model(
             source.path,
             work_dir=work_dir,

@@ -15,6 +15,7 @@ from .cache import Cache, content_key, model_digest
 from .progress import Report
 from .recipe import Distill
 from .steps import distill as distilling
+from .training.room import UNLIMITED, Room
 
 if TYPE_CHECKING:
     from .training.data import TrainingSet
@@ -32,6 +33,7 @@ class Learner:
         report: where progress goes.
         cache: of networks that were trained before.
         check: raises `TimeUpError` when the time is up; called between epochs.
+        room: what learning may take.
     """
 
     data: TrainingSet | None
@@ -41,6 +43,7 @@ class Learner:
     report: Report
     cache: Cache
     check: Callable[[], None]
+    room: Room = UNLIMITED
 
     def distill(self, source: Any, parent: Any, action: Distill) -> tuple[Any, tuple[str, ...]]:
         """(student, notes).
@@ -65,6 +68,7 @@ class Learner:
                 work_dir=self.work_dir,
                 seed=self.seed,
                 progress=self._said,
+                room=self.room,
             )
             return done.model, done.notes
 
@@ -88,7 +92,14 @@ class Learner:
             from .training.recover import recover  # learning needs libraries that a Job without it may lack
 
             done: tuple[Any, tuple[str, ...]] = recover(
-                source, model, step, data=data, work_dir=self.work_dir, seed=self.seed, progress=self._said
+                source,
+                model,
+                step,
+                data=data,
+                work_dir=self.work_dir,
+                seed=self.seed,
+                progress=self._said,
+                room=self.room,
             )
             return done
 

@@ -47,6 +47,8 @@ from .reading import open_to_read
 BASE_BYTES = 200 * 2**20
 #: Where activations are quantized: onnxruntime's quantizer, in a process of its own, beside the Job's.
 INTEGER_BASE_BYTES = 350 * 2**20
+#: Where something learns: JAX, and what it compiles. What a step takes is told when it is compiled (`training.room`).
+LEARNING_BYTES = 300 * 2**20
 #: Of the largest tensor's bytes, as float32.
 READ_FACTOR, RUN_FACTOR, HALF_FACTOR, INT8_FACTOR, INT4_FACTOR = 1.5, 2.5, 3.0, 4.0, 18.0
 PRUNE_FACTOR, PRUNE_CHANNEL_FACTOR = 4.0, 8.0
@@ -134,6 +136,14 @@ class Limit:
     source: str
     change: str
 
+    def too_little(self, needed: int) -> str:
+        """Half a sentence for what needs so many bytes: the limit, and what to make of it, as people write it into a manifest."""
+        unit = 2**28
+        return (
+            f"{format_bytes(self.memory_bytes)} are {self.source}: {self.change} to at least"
+            f" {format_bytes(-(-needed // unit) * unit)}"
+        )
+
 
 def sizes_of(path: Path, folder: Path | None = None) -> Sizes:
     """What an ONNX file says of its weights, and at most what is there: a claim beyond that is refused by whoever loads it.
@@ -156,8 +166,15 @@ def sizes_of(path: Path, folder: Path | None = None) -> Sizes:
     return Sizes(min(weights, there), min(largest, there), size)
 
 
-def predict(sizes: Sizes, steps: Iterable[Step] | None, formats: Iterable[Format] = ()) -> Estimate:
-    """The peak of a Job with these steps and formats; steps None: a search."""
+def predict(
+    sizes: Sizes, steps: Iterable[Step] | None, formats: Iterable[Format] = (), *, learns: bool = False
+) -> Estimate:
+    """The peak of a Job with these steps and formats; steps None: a search. Of what learns, without its steps' numbers."""
+    found = _without_learning(sizes, steps, formats)
+    return Estimate(found.peak + LEARNING_BYTES, found.phase) if learns else found
+
+
+def _without_learning(sizes: Sizes, steps: Iterable[Step] | None, formats: Iterable[Format]) -> Estimate:
     wanted = tuple(f for f in formats if f in CONVERSION)
     if not sizes.large:
         size = max(sizes.weights, sizes.file)
@@ -196,6 +213,17 @@ def _converting(wanted: Format, size: int, held: float) -> Estimate:
     )
 
 
+def in_use() -> int:
+    """Bytes of this process and its children, without pages of mapped files, which the kernel takes back when it needs them."""
+    here = psutil.Process()
+    found = 0
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # a child that has just ended
+            info = process.memory_info()
+            found += info.rss - getattr(info, "shared", 0)  # told on Linux
+    return found
+
+
 def limit(root: Path = Path("/")) -> Limit:
     """The smallest of the container's limit and what this machine has free.
 
@@ -224,6 +252,8 @@ def check(
     allowed: Limit | None = None,
     folder: Path | None = None,
     formats: Iterable[Format] = (),
+    *,
+    learns: bool = False,
 ) -> Estimate:
     """Before any work: does it fit?
 
@@ -233,13 +263,14 @@ def check(
         allowed: default: `limit()`.
         folder: of its external data; None: that of the file.
         formats: of the Job.
+        learns: whether a network is trained.
 
     Raises:
         InputError: reason InsufficientMemory, with both numbers and what to set.
     """
     sizes = sizes_of(path, folder)
     steps = None if steps is None else tuple(steps)
-    found, allowed = predict(sizes, steps, formats), allowed or limit()
+    found, allowed = predict(sizes, steps, formats, learns=learns), allowed or limit()
     if found.peak <= allowed.memory_bytes:
         return found
     hint = ""
@@ -250,8 +281,7 @@ def check(
     raise InputError(
         f"compressing this model takes about {format_bytes(found.peak)} of memory ({found.phase}; its weights are"
         f" {format_bytes(sizes.weights)}, the largest tensor {format_bytes(sizes.largest)}), and"
-        f" {format_bytes(allowed.memory_bytes)} are {allowed.source}: {allowed.change} to at least"
-        f" {format_bytes(_rounded(found.peak))}{hint}",
+        f" {allowed.too_little(found.peak)}{hint}",
         reason=INSUFFICIENT_MEMORY,
     )
 
@@ -281,9 +311,8 @@ def plan_runs(request: int, estimate: Estimate, allowed: Limit, *, lanes: int = 
         needed = estimate.peak + found.peak
         raise InputError(
             f"compressing this model takes about {format_bytes(needed)} of memory (while it answers one request, its own numbers"
-            f" take {format_bytes(request)}, for the source and for a candidate), and"
-            f" {format_bytes(allowed.memory_bytes)} are {allowed.source}: {allowed.change} to at least"
-            f" {format_bytes(_rounded(needed))}; or give data with smaller inputs",
+            f" take {format_bytes(request)}, for the source and for a candidate), and {allowed.too_little(needed)}; or give data"
+            " with smaller inputs",
             reason=INSUFFICIENT_MEMORY,
         )
     return found
@@ -306,9 +335,7 @@ def whole(model: Any, what: str) -> Any:
         if made is None:
             raise InputError(
                 f"{what} needs the whole model in memory several times, about {format_bytes(needed)}, and"
-                f" {format_bytes(allowed.memory_bytes)} are {allowed.source}: {allowed.change} to at least"
-                f" {format_bytes(_rounded(needed))}; or quantize weights only (activations: None), which works tensor by"
-                " tensor",
+                f" {allowed.too_little(needed)}; or quantize weights only (activations: None), which works tensor by tensor",
                 reason=INSUFFICIENT_MEMORY,
             )
         return made
@@ -334,9 +361,3 @@ def _of_steps(steps: Iterable[Step] | None) -> list[tuple[str, float]]:
             else:
                 found.append(("integer computing, which needs the whole model in memory", INTEGER_FACTOR))
     return found
-
-
-def _rounded(size: int) -> int:
-    """Up, to what people write into a manifest."""
-    unit = 2**28
-    return -(-size // unit) * unit

@@ -22,7 +22,7 @@ from .evaluate.quality import Evaluator
 from .evaluate.runner import BATCH_ROWS, Arrays, runner
 from .footprint import footprint
 from .formats import check_operators, others
-from .job import Inputs, bring_inputs, probe_memory, probe_timeout
+from .job import Inputs, bring_inputs, learns, probe_memory, probe_timeout
 from .judge import Court, Trial, serving_session
 from .learn import Learner
 from .measure import Judges, Lab
@@ -31,6 +31,7 @@ from .progress import Report
 from .steps.prepare import prepare
 from .steps.selection import check_names
 from .training.data import TrainingSet
+from .training.room import Room
 from .workers import Here, Workers, workers_for
 
 #: More threads than this gain little on models for the edge.
@@ -128,6 +129,7 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
         report=report,
         cache=cache,
         check=deadline.check,
+        room=Room(runs.rows, inputs.allowed),
     )
     builder = Builder(
         prepared=prepared,
@@ -164,7 +166,8 @@ def _runs(job: JobSpec, inputs: Inputs, prepared: Any) -> Runs:
         return Runs(BATCH_ROWS, 2, 0, 0)
     lanes = job.workers or (host.cores() if _worth_workers(inputs.model.size_bytes, inputs.validation.samples) else 1)
     request = footprint(prepared, inputs.validation.take(inputs.model.fixed_batch or 1, job.seed))
-    return plan_runs(request, predict(sizes, job.compression.steps, job.formats), inputs.allowed, lanes=lanes)
+    needed = predict(sizes, job.compression.steps, job.formats, learns=learns(job))
+    return plan_runs(request, needed, inputs.allowed, lanes=lanes)
 
 
 def _worth_workers(size: int, samples: int) -> bool:

@@ -21,6 +21,7 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import parse_percent
 from edgemodel_compressor.progress import Report
 from edgemodel_compressor.training import backend
+from edgemodel_compressor.training.room import UNLIMITED, Room
 
 if TYPE_CHECKING:
     from edgemodel_compressor.training.data import TrainingSet
@@ -48,6 +49,7 @@ def distill(
     work_dir: Path,
     seed: int,
     progress: Report,
+    room: Room = UNLIMITED,
 ) -> Distilled:
     """Train a student.
 
@@ -63,10 +65,11 @@ def distill(
         work_dir: for the teacher's answers and the checkpoint.
         seed: of everything random.
         progress: gets loss and quality of each epoch.
+        room: what it may take.
 
     Raises:
         InputError: an operator that cannot learn (before any work), networks or data that do not fit each other, a student
-            that is no smaller in the way asked for, a loss that does not stay finite.
+            that is no smaller in the way asked for, a step that does not fit into memory, a loss that does not stay finite.
     """
     backend.require()
     from edgemodel_compressor.training import students
@@ -74,11 +77,11 @@ def distill(
     from edgemodel_compressor.training.teach import probe, teach
 
     check(teacher, step, student)
-    rows = probe(teacher, data).rows
+    rows = probe(teacher, data, room).rows
     if student is None:
         found = students.derive(teacher, step.student, method=step.method, seed=seed, rows=rows)
     else:
-        found = students.given(teacher, student, method=step.method, seed=seed, rows=probe(student, data).rows)
+        found = students.given(teacher, student, method=step.method, seed=seed, rows=probe(student, data, room).rows)
     transfers = step.method is DistillMethod.PARAMETER
     lesson = Lesson(
         temperature=float(step.temperature),
@@ -92,7 +95,15 @@ def distill(
         kept=found.kept,
     )
     taught = teach(
-        teacher, found.model, lesson, data=data, work_dir=work_dir, report=progress, what="distill", settings_key=None
+        teacher,
+        found.model,
+        lesson,
+        data=data,
+        work_dir=work_dir,
+        report=progress,
+        what="distill",
+        settings_key=None,
+        room=room,
     )
     best = taught.learned
     alpha = f", alpha {step.alpha}" if data.labels is not None else ""

@@ -27,11 +27,14 @@ from edgemodel_oci.files import put, writing
 
 from .data import BLOCK_ROWS, Rows, TrainingSet
 from .heads import with_outputs
+from .room import Room
 
 Floats = npt.NDArray[np.float32]
 
 #: Of the file of answers.
 CACHE_BYTES = 2**30
+#: Of one run.
+ANSWERS_BYTES = 16 * 2**20
 #: Rows whose answers give the variance that errors are measured by.
 VARIANCE_ROWS = 512
 
@@ -52,48 +55,59 @@ class Wanted:
 class Answers:
     """Answers by name, for any rows of the training set."""
 
-    def __init__(
-        self, teacher: Any, wanted: Mapping[str, Wanted], data: TrainingSet, *, work_dir: Path, report: Report
-    ) -> None:
-        """Runs the teacher over all rows.
+    def __init__(self, teacher: Any, wanted: Mapping[str, Wanted], data: TrainingSet, *, rows: int) -> None:
+        """Runs the teacher over some rows.
 
         Args:
             teacher: ModelProto.
             wanted: what to ask it, by names of the caller's.
             data: the rows.
-            work_dir: gets the file.
-            report: gets the progress.
+            rows: that the teacher gets at a time.
 
         Raises:
-            InputError: the teacher fails, or answers NaN, or with another number of rows; the disk refuses.
+            InputError: the teacher fails, or answers NaN, or with another number of rows.
         """
         self._wanted, self._data = dict(wanted), data
         self._run = model_runner(with_outputs(teacher, [w.tensor for w in wanted.values()])) if wanted else None
-        self._unit = rows_at_once(self._run, teacher, data) if self._run else 1
-        first = self._asked(spread(data.samples, VARIANCE_ROWS)) if wanted else {}
-        self._shapes = {name: a.shape[1:] for name, a in first.items()}
+        self._unit = rows
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        if wanted and fixed_batch(inputs_of(teacher.graph)) is None:
+            # What it says within may be larger than what a run without that takes.
+            self._unit = 1
+            (one,) = self._asked(spread(data.samples, 1), list(self._wanted))
+            self._unit = max(1, min(rows, ANSWERS_BYTES // max(1, sum(a.nbytes for a in one.values()))))
+        moments = {name: _Moments() for name in self._wanted}
+        for answers in self._asked(spread(data.samples, VARIANCE_ROWS), list(self._wanted)) if wanted else ():
+            for name, some in answers.items():
+                moments[name].add(some)
         #: By name: mean squared deviation from the mean row, of some rows; never 0.
-        self.variance = {name: _variance(a) for name, a in first.items()}
+        self.variance = {name: found.variance() for name, found in moments.items()}
         self._files: dict[str, Floats] = {}
         self._open: dict[str, BinaryIO] = {}
-        try:
-            self._compute(work_dir, report)
-        except BaseException:
-            self.close()
-            raise
 
     def at(self, rows: Rows) -> dict[str, Floats]:
         """Answers for some rows, in the order given."""
         found = {name: np.asarray(file[rows]) for name, file in self._files.items()}
         if len(found) < len(self._wanted):
-            found |= self._asked(rows, [name for name in self._wanted if name not in found])
+            rest = [name for name in self._wanted if name not in found]
+            parts = list(self._asked(rows, rest))
+            found |= {name: np.concatenate([p[name] for p in parts]) for name in rest}
         return found
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of one row's answer."""
         return self._shapes[name]
 
-    def _compute(self, work_dir: Path, report: Report) -> None:
+    def keep(self, work_dir: Path, report: Report) -> None:
+        """Run the teacher over all rows, once; without it, each row is asked for when it is wanted.
+
+        Args:
+            work_dir: gets the file.
+            report: gets the progress.
+
+        Raises:
+            InputError: the teacher fails, or answers NaN, or with another number of rows; the disk refuses.
+        """
         samples, room = self._data.samples, CACHE_BYTES
         chosen = []
         for name, shape in self._shapes.items():
@@ -111,8 +125,9 @@ class Answers:
                 self._open[name] = tempfile.TemporaryFile(dir=work_dir)  # noqa: SIM115  as long as the mapping
         for begin in range(0, samples, BLOCK_ROWS):
             end = min(begin + BLOCK_ROWS, samples)
-            for name, answer in self._asked(np.arange(begin, end), chosen).items():
-                put(self._open[name], answer.tobytes(), work_dir)
+            for answers in self._asked(np.arange(begin, end), chosen):
+                for name, some in answers.items():
+                    put(self._open[name], some.tobytes(), work_dir)
             report(Progress(stage="teacher", done=end, total=samples))
         for name in chosen:
             with writing(work_dir):
@@ -126,15 +141,15 @@ class Answers:
         for file in self._open.values():
             file.close()
 
-    def _asked(self, rows: Rows, names: Sequence[str] | None = None) -> dict[str, Floats]:
-        names = list(self._wanted) if names is None else names
-        pieces: dict[str, list[Floats]] = {name: [] for name in names}
+    def _asked(self, rows: Rows, names: Sequence[str]) -> Iterator[dict[str, Floats]]:
+        """As many rows at a time as fit; answers of hidden layers are large."""
         for begin in range(0, len(rows), self._unit):
             some = rows[begin : begin + self._unit]
             # A model with a fixed batch gets its last row again, instead of too few.
             padded = np.concatenate([some, np.repeat(some[-1:], self._unit - len(some))])
             assert self._run is not None
             says = self._run(self._data.take(padded))
+            found = {}
             for name in names:
                 answer = self._wanted[name].read(says[self._wanted[name].tensor])
                 if answer.ndim == 0 or len(answer) != len(padded):
@@ -142,15 +157,13 @@ class Answers:
                         f"the teacher's tensor {self._wanted[name].tensor!r} has shape {list(answer.shape)} for"
                         f" {counted(len(padded), 'sample')}: its first axis must be the samples"
                     )
-                pieces[name].append(np.ascontiguousarray(answer[: len(some)]))
-        shapes = {name: {p.shape[1:] for p in parts} for name, parts in pieces.items()}
-        uneven = [name for name, found in shapes.items() if len(found) > 1]
-        if uneven:
-            raise InputError(
-                f"the teacher's tensor {self._wanted[uneven[0]].tensor!r} has other shapes for other samples: a student can"
-                " only learn answers of one shape"
-            )
-        return {name: np.concatenate(parts) for name, parts in pieces.items()}
+                if self._shapes.setdefault(name, answer.shape[1:]) != answer.shape[1:]:
+                    raise InputError(
+                        f"the teacher's tensor {self._wanted[name].tensor!r} has other shapes for other samples: a student can"
+                        " only learn answers of one shape"
+                    )
+                found[name] = np.ascontiguousarray(answer[: len(some)])
+            yield found
 
 
 def model_runner(model: Any) -> Run:
@@ -158,9 +171,9 @@ def model_runner(model: Any) -> Run:
     return runner(open_session(model.SerializeToString(deterministic=True)))
 
 
-def rows_at_once(run: Run, model: Any, data: TrainingSet) -> int:
-    """How many rows one run gets: the model's fixed batch, or as many as answer together as they do apart."""
-    return batch_rows(run, _Batches(data), fixed=fixed_batch(inputs_of(model.graph)))
+def rows_at_once(run: Run, model: Any, data: TrainingSet, room: Room) -> int:
+    """How many rows one run gets: the model's fixed batch, or as many as fit and answer together as they do apart."""
+    return batch_rows(run, _Batches(data), fixed=fixed_batch(inputs_of(model.graph)), most=room.rows)
 
 
 def spread(samples: int, count: int) -> Rows:
@@ -191,8 +204,30 @@ class _Batches:
         return self.data.take(spread(self.samples, n))
 
 
-def _variance(answers: Floats) -> float:
-    numbers = answers.astype(np.float64)
-    deviation = float(np.mean(np.square(numbers - numbers.mean(axis=0)))) if numbers.size else 0.0
-    # One row, or answers that never change: then they are measured by their own size.
-    return deviation if deviation > 1e-12 else max(float(np.mean(np.square(numbers))) if numbers.size else 0.0, 1e-6)
+class _Moments:
+    """Mean squares of rows, and of how far they are from the mean row; rows come in parts (Chan et al. 1979)."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._size = 0
+        self._mean: npt.NDArray[np.float64] | float = 0.0
+        self._deviations = self._squares = 0.0
+
+    def add(self, rows: Floats) -> None:
+        """Some rows more."""
+        numbers = rows.astype(np.float64)
+        count, mean = len(numbers), numbers.mean(axis=0)
+        self._squares += float(np.square(numbers).sum())
+        numbers -= mean
+        apart = float(np.square(mean - self._mean).sum())
+        self._deviations += float(np.square(numbers).sum()) + apart * self._rows * count / (self._rows + count)
+        self._mean = self._mean + (mean - self._mean) * (count / (self._rows + count))
+        self._rows += count
+        self._size += numbers.size
+
+    def variance(self) -> float:
+        """Over all numbers; of one row, or answers that never change, their own mean square; never 0."""
+        if not self._size:
+            return 1e-6
+        deviation = self._deviations / self._size
+        return deviation if deviation > 1e-12 else max(self._squares / self._size, 1e-6)

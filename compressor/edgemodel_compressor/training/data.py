@@ -22,7 +22,7 @@ from edgemodel_compressor.evaluate.runner import Array, Arrays
 Rows = npt.NDArray[np.int64]
 
 #: Rows that are read at once where all of them are passed over.
-BLOCK_ROWS = 256
+BLOCK_ROWS, BLOCK_BYTES = 256, 32 * 2**20
 
 
 class RowSource(Protocol):
@@ -87,7 +87,7 @@ class TrainingSet:
         """Inputs of some rows, in the order given."""
         return self._source.at(rows)
 
-    def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, Arrays]]:
+    def blocks(self, size: int) -> Iterator[tuple[int, Arrays]]:
         """(number of the first row, inputs) of all rows in order, at most `size` at a time."""
         for begin in range(0, self.samples, size):
             yield begin, self.take(np.arange(begin, min(begin + size, self.samples)))
@@ -96,11 +96,13 @@ class TrainingSet:
     def digest(self) -> str:
         """sha256 (hex) of everything in it: names, types, shapes, numbers, labels."""
         digest = hashlib.sha256(f"{self.samples} {self.output} {self.classes}".encode())
-        for begin, arrays in self.blocks():
+        row = sum(a.nbytes for a in self.take(np.arange(min(1, self.samples))).values())
+        size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, row)))
+        for begin, arrays in self.blocks(size):
             for name in sorted(arrays):
                 _add(digest, name, arrays[name])
             if self.labels is not None:
-                _add(digest, "", np.asarray(self.labels[begin : begin + BLOCK_ROWS]))
+                _add(digest, "", np.asarray(self.labels[begin : begin + size]))
         return digest.hexdigest()
 
 

@@ -90,6 +90,16 @@ class Lessons:
         # The start goes with each batch (by reference): inside the function it would be a constant to compile.
         return {"feeds": feeds, "answers": self._answers.at(rows), "labels": labels, "start": self._start}
 
+    def shapes(self, rows: int, *, like: Rows) -> Batch:
+        """Of `batch` for a number of rows, told from that for a few: it may be large."""
+
+        def grown(one: Any) -> Any:
+            shape = (one.shape[0] * rows // len(like), *one.shape[1:])
+            return jax.ShapeDtypeStruct(shape, one.dtype)  # type: ignore[no-untyped-call]
+
+        some = self.batch(like)
+        return {part: some[part] if part == "start" else jax.tree.map(grown, some[part]) for part in some}
+
     def loss(self, parameters: Parameters, batch: Batch) -> tuple[Any, Any]:
         """(loss, quality); quality is 1 at best."""
         says = self._apply(parameters, batch["feeds"])

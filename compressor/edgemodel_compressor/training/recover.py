@@ -27,6 +27,7 @@ from edgemodel_compressor.steps.schedule import masks, sparsity_at, target_of
 from edgemodel_compressor.steps.weights import weights
 
 from . import backend
+from .room import UNLIMITED, Room
 
 if TYPE_CHECKING:
     from .data import TrainingSet
@@ -51,6 +52,7 @@ def recover(
     work_dir: Path,
     seed: int,
     progress: Report,
+    room: Room = UNLIMITED,
 ) -> tuple[Any, tuple[str, ...]]:
     """Fine-tune after pruning, or prune while fine-tuning.
 
@@ -65,13 +67,14 @@ def recover(
         work_dir: for the teacher's answers and the checkpoint.
         seed: of everything random.
         progress: gets loss and quality of each epoch.
+        room: what it may take.
 
     Returns:
         The model (pruned in any case), and notes for the report.
 
     Raises:
-        InputError: an operator that cannot learn (before any work), data that does not fit, a loss that does not stay
-            finite.
+        InputError: an operator that cannot learn (before any work), data that does not fit, a step that does not fit into memory,
+            a loss that does not stay finite.
     """
     backend.require()
     from .data import split
@@ -95,7 +98,7 @@ def recover(
     chosen: Masks | None = _constant(zeros)
     if gradual:
         check(model)
-        unit = probe(model, data).unit
+        unit = probe(model, data, room).unit
         rows = len(split(data.samples, seed=seed, unit=unit).train)
         settings = Settings(wanted.epochs, lesson.learning_rate, wanted.batch_size, seed, unit)
         chosen = _growing(model, step, zeros, steps_per_epoch(settings, rows)[0] * wanted.epochs)
@@ -108,6 +111,7 @@ def recover(
         report=progress,
         what="recover",
         settings_key=step.model_dump(mode="json"),
+        room=room,
         masks=chosen,
     )
     best, result = taught.learned, taught.model

@@ -7,6 +7,7 @@ mean over the outputs. To it, where asked for: hidden layers held to the teacher
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ from .data import TrainingSet, split
 from .heads import heads
 from .hints import Hint, hints
 from .lessons import Lesson, Lessons, wanted_of
-from .loop import Learned, Masks, Settings, Task, learn
+from .loop import Learned, Learning, Masks, Settings, Task
+from .room import Room
 
 #: Rows by which shapes and meanings of outputs are seen.
 PROBE_ROWS = 32
@@ -60,6 +62,7 @@ def teach(
     report: Report,
     what: str,
     settings_key: object,
+    room: Room,
     masks: Masks | None = None,
 ) -> Taught:
     """Let the student learn.
@@ -73,22 +76,24 @@ def teach(
         report: gets the progress.
         what: "distill" or "recover".
         settings_key: what besides decides the result (of `masks`), for the checkpoint's key.
+        room: what it may take.
         masks: what is held at zero.
 
     Raises:
-        InputError: the networks do not fit each other, the data does not fit them, or nothing finite is learned.
+        InputError: the networks do not fit each other, the data does not fit them, it does not fit into memory, or nothing finite
+            is learned.
     """
     _check_settings(lesson, data)
     function = differentiable(student, trainable=_not_preprocessing(student))
     if not function.parameters:
         raise InputError("the student has no float weights that could learn")
-    theirs, ours = probe(teacher, data), probe(student, data)
+    theirs, ours = probe(teacher, data, room), probe(student, data, room)
     found, notes = heads(teacher, student, teacher_says=theirs.says, student_says=ours.says, data=data)
     hidden: tuple[Hint, ...] = ()
     if lesson.held:
         read_already = frozenset(h.student.tensor for h in found)
         hidden = hints(
-            teacher, student, lesson.kept or {}, teacher_rows=theirs.rows, student_rows=ours.rows, read=read_already
+            teacher, student, lesson.kept or {}, teacher_rows=theirs.few, student_rows=ours.few, read=read_already
         )
     rows = split(data.samples, seed=lesson.seed, unit=ours.unit)
     settings = Settings(lesson.epochs, lesson.learning_rate, lesson.batch_size, lesson.seed, ours.unit)
@@ -98,7 +103,7 @@ def teach(
         [lesson.held, lesson.start_counts],
     )  # fmt: skip
     wanted = wanted_of(found, hidden)
-    with contextlib.closing(Answers(teacher, wanted, data, work_dir=work_dir, report=report)) as answers:
+    with contextlib.closing(Answers(teacher, wanted, data, rows=theirs.at_once)) as answers:
         lessons = Lessons(
             student, function.parameters, found=found, hidden=hidden, lesson=lesson, answers=answers, data=data,
             alone=ours.alone,
@@ -108,10 +113,14 @@ def teach(
             loss=lessons.loss,
             batch=lessons.batch,
             rows=rows,
+            shapes=functools.partial(lessons.shapes, like=rows.train[: ours.unit]),
             masks=masks,
             start_counts=lesson.start_counts,
         )
-        learned = learn(task, settings, checkpoint=Checkpoint(work_dir, key, what), report=report, stage=what)
+        learning = Learning(task, settings, checkpoint=Checkpoint(work_dir, key, what), report=report, stage=what)
+        learning.fit(room)
+        answers.keep(work_dir, report)
+        learned = learning.run()
     more = [*notes, *learned.notes]
     if rows.shared:
         more.append(
@@ -129,16 +138,23 @@ class Probe:
         rows: its inputs.
         says: its outputs.
         unit: how many rows it must get at a time when it learns (1: it takes any number).
-        alone: whether it takes any number, but answers several together otherwise than each alone.
+        alone: whether it takes any number, but answers several together otherwise than each alone, or may.
+        at_once: how many it gets when it only answers.
     """
 
     rows: Arrays
     says: Arrays
     unit: int
     alone: bool
+    at_once: int
+
+    @property
+    def few(self) -> Arrays:
+        """Enough rows for the shapes of all layers together, which many rows make large."""
+        return self.rows if self.unit > 1 else {name: a[:2] for name, a in self.rows.items()}
 
 
-def probe(model: Any, data: TrainingSet) -> Probe:
+def probe(model: Any, data: TrainingSet, room: Room) -> Probe:
     """Run a model on a few rows, as many as it takes.
 
     Raises:
@@ -153,13 +169,13 @@ def probe(model: Any, data: TrainingSet) -> Probe:
         )
     run = model_runner(model)
     fixed = fixed_batch(inputs_of(model.graph))
-    at_once = rows_at_once(run, model, data)
+    at_once = rows_at_once(run, model, data, room)
     # A fixed batch: its last row again, where there are too few. Else as many as answer together as they do apart.
     count = at_once if fixed is not None else min(PROBE_ROWS, at_once)
     numbers = spread(data.samples, count)
     numbers = np.concatenate([numbers, np.repeat(numbers[-1:], count - len(numbers))]) if fixed is not None else numbers
     rows = data.take(numbers)
-    return Probe(rows, run(rows), fixed or 1, alone=fixed is None and at_once == 1 and data.samples > 1)
+    return Probe(rows, run(rows), fixed or 1, fixed is None and at_once == 1 and data.samples > 1, at_once)
 
 
 def _not_preprocessing(model: Any) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -12,7 +16,8 @@ import jax.numpy as jnp
 
 from edgemodel_compressor.training.checkpoint import Checkpoint, content_key
 from edgemodel_compressor.training.data import split
-from edgemodel_compressor.training.loop import Masks, Settings, Task, learn, steps_per_epoch
+from edgemodel_compressor.training.loop import Learning, Masks, Settings, Task, steps_per_epoch
+from edgemodel_compressor.training.room import Room
 
 X = np.random.default_rng(0).normal(size=(50, 4)).astype("f4")
 W = np.array([1.0, -2.0, 0.5, 3.0], "f4")
@@ -39,10 +44,13 @@ def task(*, x=X, start=None, **kw):
     )
 
 
-def run(folder, one=None, settings=SETTINGS, *, report=lambda _p: None, key="k"):
-    return learn(
+def run(folder, one=None, settings=SETTINGS, *, report=lambda _p: None, key="k", room=None):
+    learning = Learning(
         one or task(), settings, checkpoint=Checkpoint(folder, content_key(key), "t"), report=report, stage="t"
     )
+    if room is not None:
+        learning.fit(room)
+    return learning.run()
 
 
 def test_it_learns_and_says_so(tmp_path):
@@ -204,3 +212,85 @@ def test_growing_masks(tmp_path):
     assert found.epoch >= 3
     assert np.count_nonzero(found.parameters["w"] == 0) == 3
     assert found.parameters["w"][3] != 0
+
+
+class Halves(Room):
+    """Cut into so many parts whatever is free."""
+
+    def parts(self, units, needed, *, unit=1):
+        assert needed(1) > needed(units) > 0
+        return self.rows
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_step_in_parts_learns_the_same(tmp_path, masked):
+    held = {"w": np.array([True, True, False, True])}
+    masks = Masks(lambda _step, _p: held, every=3, settled=0) if masked else None
+    whole, parts = (
+        run(tmp_path / name, task(masks=masks), room=room) for name, room in (("a", Room()), ("b", Halves(rows=4)))
+    )
+    assert np.allclose(whole.history, parts.history, rtol=1e-4)
+    assert np.allclose(whole.parameters["w"], parts.parameters["w"], rtol=1e-4)
+    assert not masked or parts.parameters["w"][2] == 0
+    assert whole.notes == ()
+    assert parts.notes[0].startswith("a step's 8 rows were learned in 4 parts, so that they fit into memory")
+    same(parts, run(tmp_path / "c", task(masks=masks), room=Halves(rows=4)))
+
+
+def test_what_a_step_takes_is_told_beforehand():
+    """In a process of its own: unfolded convolutions, whose memory XLA does not tell."""
+    told, taken = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", CONVOLUTIONS],
+            env={"PYTHONPATH": ":".join(sys.path)},
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    assert 0.5 * told < taken < told
+
+
+CONVOLUTIONS = """
+import json
+import jax, numpy as np, psutil
+from edgemodel_compressor.training.checkpoint import Checkpoint, content_key
+from edgemodel_compressor.training.data import split
+from edgemodel_compressor.training.loop import Learning, Settings, Task
+from edgemodel_compressor.training.room import Room
+from pathlib import Path
+import tempfile, threading, time
+
+rng = np.random.default_rng(0)
+start = {"a": rng.normal(size=(16, 3, 3, 3)) / 5, "b": rng.normal(size=(16, 16, 3, 3)) / 12}
+x = rng.normal(size=(40, 3, 96, 96)).astype("f4")
+
+def loss(parameters, batch):
+    y = batch["x"]
+    for name in ("a", "b", "b", "b"):
+        y = jax.nn.relu(jax.lax.conv(y, parameters[name], (1, 1), "SAME"))
+    return (y**2).mean(), y.mean()
+
+class Tell(Room):
+    def parts(self, units, needed, *, unit=1):
+        global told
+        told = needed(1)
+        return 1
+
+learning = Learning(
+    Task(start=start, loss=loss, batch=lambda rows: {"x": x[rows]}, rows=split(len(x), seed=0)),
+    Settings(1, 1e-3, 32, 0), checkpoint=Checkpoint(Path(tempfile.mkdtemp()), content_key("k"), "t"),
+    report=lambda p: None, stage="t",
+)
+learning.fit(Tell())
+before = peak = psutil.Process().memory_info().rss
+
+def watch():
+    global peak
+    while True:
+        peak = max(peak, psutil.Process().memory_info().rss)
+        time.sleep(0.002)
+
+threading.Thread(target=watch, daemon=True).start()
+learning.run()
+print(json.dumps([told, peak - before]))
+"""

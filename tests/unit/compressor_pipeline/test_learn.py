@@ -54,13 +54,13 @@ def trained(monkeypatch):
     """How often something was trained."""
     calls = []
 
-    def recover(teacher, model, step, *, data, work_dir, seed, progress):
+    def recover(teacher, model, step, *, data, work_dir, seed, progress, room):
         calls.append(step)
         for epoch in range(step.recover.epochs):
             progress(Progress(stage="recover", done=epoch + 1, total=step.recover.epochs))
         return network(3.0), ("learned",)
 
-    def distill(teacher, step, *, student, data, work_dir, seed, progress):
+    def distill(teacher, step, *, student, data, work_dir, seed, progress, room):
         calls.append(student)
         return distilling.Distilled(network(4.0), ("distilled",))
 

@@ -24,6 +24,7 @@ from .recipe import Distill, Mixture, Quantize, Recipe, Reshape
 from .steps.calibrate import Ranges, calibrate
 from .steps.channels import channel_groups
 from .steps.compensate import Encoder
+from .steps.encodings import Number
 from .steps.gram import grams
 from .steps.prune import prune
 from .steps.quantize import quantizable, quantize
@@ -95,6 +96,7 @@ class Builder:
         learner: distills and recovers.
         threads: of work on one node each.
         compensates: whether mixtures are rounded by the calibration data: real, and none that quality is judged on.
+        given: whether the steps are the user's: those that store weights alone are rounded so, too. (A search has its mixtures for it.)
         batch: rows of the smallest run: more tensors fit into the outputs of one.
     """
 
@@ -107,6 +109,7 @@ class Builder:
     learner: Learner
     threads: int = 1
     compensates: bool = False
+    given: bool = False
     batch: int = 1
     _bases: dict[tuple[Reshape, ...], _Base] = field(default_factory=dict)
 
@@ -121,17 +124,24 @@ class Builder:
         if recipe.mixture is not None:
             return self._mixed(base, recipe.mixture)
         model, quantized, notes = base.model, list[str](), [*base.notes]
+        by_data: frozenset[str] = frozenset()
         for action in recipe.quantizes:
+            how = self._encoder(base, recipe.name) if self._compensated(action) else plainly
             result = quantize(
                 model,
                 action.step,
                 action.encoding,
                 ranges=self._ranges(recipe.name, base) if action.needs_ranges else None,
                 nodes=self._least_sensitive(action),
+                how=how,
             )
             model = result.model
+            by_data |= how.compensated if isinstance(how, Encoder) else set()
             quantized += result.quantized_nodes
             notes += result.notes
+        if by_data:
+            how_many = counted(len(by_data), "weight is", "weights are")
+            notes.append(f"{how_many} rounded so that the calibration data gives nearly the same answers (GPTQ)")
         if recipe.quantizes and not quantized:
             reason = f": {notes[0]}" if notes else ""
             raise InputError(f"no node of this model can be quantized as {recipe.encoding}{reason}")
@@ -248,7 +258,7 @@ class Builder:
 
     def _mixed(self, base: _Base, action: Mixture) -> Applied:
         chosen = allocate.allocation(self._options(base, action.ladder), action.moves)
-        mixed = mixture.mix(base.model, action.ladder, chosen, self._encoder(base))
+        mixed = mixture.mix(base.model, action.ladder, chosen, self._encoder(base, "mixed"))
         if not mixed.nodes:
             raise InputError(f"no weight of this model can be stored smaller by {counted(action.moves, 'move')}")
         notes = (*base.notes, *mixture.words(action.ladder, chosen))
@@ -261,7 +271,11 @@ class Builder:
             base.options = mixture.options(base.model, ladder, found, by.encoding)
         return base.options
 
-    def _encoder(self, base: _Base) -> Encode:
+    def _compensated(self, action: Quantize) -> bool:
+        encoding = action.encoding
+        return self.given and encoding.weights_only and encoding.weight in (Number.INT8, Number.INT4)
+
+    def _encoder(self, base: _Base, name: str) -> Encode:
         """Rounds by what the weights are multiplied with, where real data tells it and the model is not a large one."""
         if base.encoder is None:
             base.encoder = plainly
@@ -273,7 +287,7 @@ class Builder:
                     samples=INPUT_SAMPLES,
                     seed=self.seed,
                     threads=self.threads,
-                    progress=counter(self.report, "inputs", "mixed"),
+                    progress=counter(self.report, "inputs", name),
                 )
                 base.encoder = Encoder(found)
         return base.encoder

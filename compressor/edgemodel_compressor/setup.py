@@ -140,6 +140,7 @@ def set_up(job: JobSpec, work_dir: Path, report: Report, *, began: float) -> Set
         report=report,
         learner=learner,
         compensates=job.data.calibration is not None,
+        given=bool(job.compression.steps),
         batch=model.fixed_batch or 1,
         threads=workers_for(host.cores(), host.memory_left(), size, runs.run_bytes),
     )
@@ -215,7 +216,8 @@ def _context(job: JobSpec, inputs: Inputs, threads: int, rows: int) -> str:
             part.pop(place, None)
     here = host.detect()
     files = {what: path for what, path in inputs.files.items() if what != "source"}
-    settings = [inputs.model.sha256, data, job.seed, threads, rows]
+    # Steps that are given are rounded by the calibration data where a search's fixed recipes are not (`build`).
+    settings = [inputs.model.sha256, data, job.seed, threads, rows, bool(job.compression.steps)]
     return context_of(files, settings, f"{here.hardware_class} {here.cpu_model} {' '.join(here.features)}")
 
 

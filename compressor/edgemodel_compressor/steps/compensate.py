@@ -85,15 +85,17 @@ class Gram:
 
 @dataclass
 class Encoder:
-    """Stores weights of one model: compensated where their inputs are known, else plainly.
+    """Stores weights of one model: compensated where their inputs are known, else plainly. Zeros stay zero: they were pruned.
 
     It remembers: the candidates of a bisection have most weights in common.
 
     Attributes:
         grams: by the weights' names.
+        compensated: names of weights that were, in any encoding.
     """
 
     grams: Mapping[str, Gram]
+    compensated: set[str] = field(default_factory=set)
     _known: dict[tuple[str, Encoding], Stored] = field(default_factory=dict)
 
     def __call__(self, weight: Weight, values: npt.NDArray[Any], encoding: Encoding) -> Stored | None:
@@ -105,7 +107,11 @@ class Encoder:
         gram = self.grams.get(weight.name)
         if stored is None or stored.scales is None or gram is None or not gram.fits(values.shape):
             return stored
-        stored = compensate(values, stored, gram, limits=limits_of(encoding), dead=encoding.dead)
+        zeros = values == 0
+        stored = compensate(
+            values, stored, gram, limits=limits_of(encoding), zeros=zeros if zeros.any() else None, dead=encoding.dead
+        )
+        self.compensated.add(weight.name)
         self._known[key] = stored
         while len(self._known) > 1 and sum(s.numbers.size for s in self._known.values()) > _REMEMBERED:
             del self._known[next(iter(self._known))]

@@ -15,7 +15,7 @@ from .graph import copy_of
 from .integer import quantize_dynamic, quantize_static
 from .nodes import quantizable
 from .selection import allowed, unknown_excludes, weight_allowed
-from .weight_only import MIN_ELEMENTS, store_weights
+from .weight_only import MIN_ELEMENTS, Encode, plainly, store_weights
 from .weights import weights
 
 __all__ = ["QuantizeResult", "quantizable", "quantize"]
@@ -43,6 +43,7 @@ def quantize(
     *,
     ranges: Ranges | None,
     nodes: frozenset[str] | None = None,
+    how: Encode = plainly,
 ) -> QuantizeResult:
     """Quantize a copy.
 
@@ -52,6 +53,7 @@ def quantize(
         encoding: number types, one of `encodings_for(step, …)`.
         ranges: of activations, for static encodings.
         nodes: names that a search narrows the step down to; None: all that the step means.
+        how: weights are stored, where nothing computes with whole numbers.
 
     Raises:
         InputError: nothing to quantize, ranges are missing, a weight holds NaN, or onnxruntime's quantizer cannot take
@@ -71,7 +73,7 @@ def quantize(
     chosen = [w for w in weights(result) if w.size >= MIN_ELEMENTS and weight_allowed(w, step, nodes)]
     if not chosen:
         raise InputError(nothing_to_do(encoding, f"float weights of at least {MIN_ELEMENTS} elements"))
-    done, more = store_weights(result, chosen, encoding)
+    done, more = store_weights(result, chosen, encoding, how)
     if not done:
         raise InputError(nothing_to_do(encoding, "weights that it would make smaller"))
     names = dict.fromkeys(u.node for w in done for u in w.uses if allowed(u, step, nodes))

@@ -191,6 +191,23 @@ def test_without_labels_quality_is_agreement_and_says_so(lab):
     assert result.outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.parametrize(
+    "quantize", [{"precision": "Int4"}, {"precision": "Int8", "activations": "None"}, {"precision": "Float16"}]
+)
+def test_steps_are_rounded_by_the_calibration_data(lab, quantize):
+    job = lab.job(compression=steps(PRUNE, {"quantize": quantize}), budget={"maxQualityDrop": "90%"})
+    _, report = lab.run(job)
+    (candidate,) = report.candidates
+    told = [n for n in candidate.notes if "rounded so that the calibration data gives nearly the same answers" in n]
+    assert len(told) == (quantize["precision"] != "Float16")
+    # In another output there is nothing to find; without the data, nothing to round by.
+    plainly = job.replace(data=job.data.replace(calibration=None), output=f"oci-layout://{lab.folder / 'plain'}")
+    _, other = lab.run(plainly)
+    assert not any("rounded so that" in n for n in other.candidates[0].notes)
+    assert candidate.measurement.sparsity == other.candidates[0].measurement.sparsity
+    assert candidate.measurement.quality >= other.candidates[0].measurement.quality - 0.01
+
+
 def test_without_any_data(lab):
     result, report = lab.run(lab.job(with_data=False, budget={"maxQualityDrop": "10%"}))
     assert result.outcome is Outcome.SUCCEEDED

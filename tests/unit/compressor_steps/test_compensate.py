@@ -180,6 +180,18 @@ def test_encoder_compensates_where_inputs_are_known_and_remembers():
         assert np.array_equal(encoder(weight[name], values[name], encoding).numbers, expected.numbers)
 
 
+def test_encoder_keeps_what_was_pruned():
+    random = np.random.default_rng(4)
+    values = random.standard_normal((16, 24)).astype(np.float32)
+    values[random.random(values.shape) < 0.6] = 0
+    encoder = Encoder({"a": gram_of(random.standard_normal((100, 3)) @ random.standard_normal((3, 24)), (0,))})
+    weight = Weight("a", None, numpy_helper.from_array(values, "a"), (Use("n", "Gemm"),), (0,))
+    found = encoder(weight, values, INT8_WEIGHTS)
+    assert not found.numbers[values == 0].any()
+    assert not np.array_equal(found.numbers, encode(values, (0,), INT8_WEIGHTS).numbers)
+    assert encoder.compensated == {"a"}
+
+
 def test_limits_are_those_that_numbers_reach():
     values = np.random.default_rng(5).standard_normal((64, 64)).astype(np.float32)
     for encoding, limits in ENCODINGS.values():

@@ -23,7 +23,8 @@ def room(mebibytes: int) -> Room:
 
 @pytest.fixture(autouse=True)
 def held(monkeypatch):
-    monkeypatch.setattr(module, "in_use", lambda: 500 * MIB)
+    monkeypatch.setattr(module, "in_use", lambda: 436 * MIB)
+    assert module.SPARE_BYTES == 64 * MIB
 
 
 def test_without_a_limit_nothing_is_asked():

@@ -103,15 +103,26 @@ def record_of(a: Analysis, rollout: RolloutStatus) -> AnalysisStatus | None:
 
 
 def counted(
-    model: EdgeModel, measurements: tuple[Measurement, ...], rollout: RolloutStatus, now: datetime
+    model: EdgeModel, measurements: tuple[Measurement, ...], rollout: RolloutStatus, now: datetime, *, final: bool
 ) -> RolloutStatus:
-    """With what was measured in this wave or hold, and not counted yet."""
+    """With what was measured in this wave or hold, and not counted yet.
+
+    Args:
+        model: with the queries.
+        measurements: of any wave.
+        rollout: so far.
+        now: of the pass.
+        final: whether the first failure too many decides, whatever else was measured until somebody looked; else, where there is
+            nothing to go back to, later answers count.
+    """
     known = []
     for a, probe in zip(model.spec.rollout.analysis, probes_of(model, rollout), strict=False):
         record = record_of(a, rollout)
         # Later than the wave's own beginning, so that what begins in a pass counts nothing of the same pass.
         mine = sorted((m for m in measurements if m.probe == probe and probe.since < m.at <= now), key=lambda m: m.at)
         for m in mine:
+            if final and record is not None and record.failures > a.failure_limit:
+                break
             if record is None:
                 record = AnalysisStatus(
                     name=a.name, query_digest=_digest(a), since=probe.since, outcome=m.outcome, measured_at=probe.since
@@ -129,9 +140,6 @@ def _noted(
 ) -> AnalysisStatus:
     """One measurement, counted; the same record, if it changes nothing (no status is written for the sake of a time)."""
     held = rollout.finished_at is not None
-    if not held and r.failures > limit:
-        # It is decided with the first one too many, whatever else was measured until somebody looked.
-        return r
     same = r.outcome is m.outcome and not anew
     fresh = {"outcome": m.outcome, "value": m.value, "measured_at": m.at}
     if m.outcome is AnalysisOutcome.INCONCLUSIVE:

@@ -56,7 +56,8 @@ def roll(observed: Observed, status: EdgeModelStatus, pool: Pool, goal: Goal, wi
     failures = failures_of(pool, rollout)
     if why := _too_many(stand, pool, rollout, failures):
         return Rolled(pool, _rolled_back(status, rollout, failures, why, stand.now), failures)
-    rollout = analysis.counted(observed.model, observed.measurements, rollout, stand.now)
+    final = not _stays(status, rollout)
+    rollout = analysis.counted(observed.model, observed.measurements, rollout, stand.now, final=final)
     if why := _badly_measured(stand, status, rollout):
         back = _rolled_back(status, rollout, failures, why, stand.now, reason=reasons.ANALYSIS_FAILED)
         return Rolled(pool, back, failures)
@@ -101,13 +102,13 @@ def _too_many(stand: Stand, pool: Pool, rollout: RolloutStatus, failures: tuple[
 
 
 def _badly_measured(stand: Stand, status: EdgeModelStatus, rollout: RolloutStatus) -> str:
-    """Why the analysis wants the revision to go; empty: it may stay.
+    """Why the analysis wants the revision to go; empty: it may stay."""
+    return "" if _stays(status, rollout) else analysis.too_many(stand.observed.model, rollout)
 
-    Once all waves are through, a revision without a predecessor stays: a model that answers is better than none.
-    """
-    if rollout.finished_at is not None and history.last_good(status.history, but=status.revision) is None:
-        return ""
-    return analysis.too_many(stand.observed.model, rollout)
+
+def _stays(status: EdgeModelStatus, rollout: RolloutStatus) -> bool:
+    """Once all waves are through, a revision without a predecessor stays: a model that answers is better than none."""
+    return rollout.finished_at is not None and history.last_good(status.history, but=status.revision) is None
 
 
 def _stalls_at(stand: Stand, rollout: RolloutStatus) -> datetime | None:

@@ -191,6 +191,26 @@ def test_in_the_hold_failures_in_a_row_put_it_back(make):
     assert "failed 3 times in a row after the last wave" in world.status.rollout.message
 
 
+@pytest.mark.parametrize("later", [[GOOD], [SILENT, GOOD], [BAD]], ids=str)
+def test_in_the_hold_the_first_failure_too_many_decides_too(make, later):
+    """Whether a success after it is seen with it or in the next pass."""
+    world = analysed(make)
+    world.run(turns=120, until=lambda w: w.wanted() == w.status.revision and w.finished())
+    answered_meanwhile(world, BAD, BAD, BAD, *later)
+    assert world.rolled_back()
+    assert "failed 3 times in a row after the last wave" in world.status.rollout.message
+
+
+def test_in_the_hold_with_nothing_to_go_back_to_the_last_answer_counts(make):
+    world = analysed(make, old=False)
+    world.run(turns=120, until=lambda w: w.finished())
+    answered_meanwhile(world, BAD, BAD, BAD, GOOD)
+    assert world.reason(r.ANALYZED) == r.ANALYSIS_SUCCEEDED
+    answered_meanwhile(world, BAD, BAD, BAD)
+    assert world.reason(r.ANALYZED) == r.ANALYSIS_FAILED
+    assert not world.rolled_back()
+
+
 def test_in_the_hold_without_a_predecessor_it_goes_on_serving(make):
     world = analysed(make, old=False)
     world.run(turns=120, until=lambda w: w.finished())

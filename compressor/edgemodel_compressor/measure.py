@@ -97,6 +97,8 @@ class Lab:
         self.stopped = False
         #: How many outcomes were known from before.
         self.reused = 0
+        #: Of candidates that could not be built: name → reason.
+        self.reasons: dict[str, str] = {}
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -198,6 +200,7 @@ class Lab:
                 raise
             # Memory may be there next time; a model that has no weights to prune will have none.
             item.failure, item.lasting = error.message, error.reason != reasons.INSUFFICIENT_MEMORY
+            self.reasons[name] = error.reason
             return item
         item.path = item.built.path
         same = next(

@@ -133,10 +133,13 @@ class _Run:
             )
         if not any(o.file_digest for o in tried):
             # Not one file: what the steps ask for cannot be done to this model.
-            why = next((r.message for o in tried for r in o.refusals), "the steps suit none of the platforms")
+            name, why = next(
+                ((o.name, r.message) for o in tried for r in o.refusals), ("", "the steps suit none of the platforms")
+            )
             original = self.plan.inputs.original
             notes = "".join(f"; {note}" for note in original.notes) if original is not None else ""
-            raise InputError(f"nothing of this model can be compressed: {why}{notes}")
+            reason = self.lab.reasons.get(name, InputError.reason)
+            raise InputError(f"nothing of this model can be compressed: {why}{notes}", reason=reason)
 
     def finals(self) -> Finals:
         """What picks the finalists."""

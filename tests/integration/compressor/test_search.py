@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from edgemodel_api import reasons
+from edgemodel_api.edgemodel import Search
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import Outcome
 from edgemodel_compressor import deadline, workers
@@ -173,6 +175,23 @@ def test_recover_and_distill_as_explicit_steps_are_trained_once(lab, monkeypatch
     monkeypatch.setattr("edgemodel_compressor.training.recover.recover", never)
     again, anew = lab.run(job.replace(output=f"oci-layout://{lab.folder / 'again'}"))
     assert (again.digest, told(anew)) == (result.digest, told(report))
+
+
+def test_learning_that_does_not_fit_is_told_by_its_reason_and_a_search_goes_on(lab, monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.setattr("edgemodel_compressor.training.room.in_use", lambda: 2**50)
+    steps = [{"prune": {"sparsity": "50%", "recover": RECOVER}}]
+    job = lab.job(budget={"maxQualityDrop": "90%"}, compression={"steps": steps})
+    job = job.replace(data=job.data.replace(training=training(lab)))
+    with pytest.raises(InputError, match=r"learning takes about .* for 1 row at a time") as caught:
+        lab.run(job)
+    assert caught.value.reason == reasons.INSUFFICIENT_MEMORY
+    search = job.compression.replace(steps=None, search=Search(max_candidates=40))
+    result, report = lab.run(job.replace(compression=search))
+    assert result.outcome is Outcome.SUCCEEDED
+    refused = [c for c in report.candidates if any("learning takes about" in r.message for r in c.refusals)]
+    assert refused
+    assert len(report.candidates) > len(refused) + 3
 
 
 def test_a_search_with_training_data_learns(lab):

@@ -13,7 +13,7 @@ SLOWEST = --durations 10 --durations-min 3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-code test-unit test-cluster test-operator test-stories test-testbed fuzz e2e verify format manifests lock tools emulators bench-compress bench-prune bench-distill bench-memory bench-images cluster cluster-down clean
+.PHONY: help setup demo digits test test-code test-unit test-cluster test-operator test-stories test-testbed fuzz e2e verify format manifests lock tools emulators bench-compress bench-prune bench-rounding bench-distill bench-memory bench-images cluster cluster-down clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -116,6 +116,9 @@ bench-compress: $(STAMP) emulators ## Our search beside the peers on seven real 
 
 bench-prune: $(STAMP) ## Dense, pruned, pruned and quantized: bytes on the wire, quality, latency; refreshes its table in README.md
 	@$(BIN)/python benchmarks/prune.py --update-readme
+
+bench-rounding: $(STAMP) ## Single steps of Int8 and Int4 weights, rounded plainly and by calibration data; refreshes its table in docs/compression.md
+	@$(BIN)/python benchmarks/rounding.py --update
 
 bench-distill: $(STAMP) ## Students with and without a teacher on MNIST and Fashion-MNIST, three seeds, with the interval
 	@$(BIN)/python benchmarks/distill.py

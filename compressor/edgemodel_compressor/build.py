@@ -127,6 +127,7 @@ class Builder:
         by_data: frozenset[str] = frozenset()
         for action in recipe.quantizes:
             how = self._encoder(base, recipe.name) if self._compensated(action) else plainly
+            how = how.anew() if isinstance(how, Encoder) else how
             result = quantize(
                 model,
                 action.step,

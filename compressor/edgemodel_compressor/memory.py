@@ -24,6 +24,7 @@ within `RUN_BYTES` where one row does.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -64,8 +65,12 @@ CONVERSION: Mapping[Format, tuple[int, float]] = MappingProxyType({
 })  # fmt: skip
 #: What a Job with a small model holds meanwhile: source, prepared model, and sessions of the source.
 HELD_FACTOR = 5.0
+#: A phase.
+ROUNDING = "rounding weights by the calibration data"
 #: What one run of several rows may allocate.
 RUN_BYTES = 128 * 2**20
+#: … of networks that only answer while one learns: they are there besides.
+ANSWERING_BYTES = RUN_BYTES // 4
 #: Sessions that keep what their runs allocated: source and candidate.
 SESSIONS = 2
 #: Version 2, version 1.
@@ -121,6 +126,10 @@ class Runs:
     run_bytes: int
     peak: int
 
+    def within(self, size: int) -> int:
+        """Rows whose numbers take no more than so many bytes, at most those of a run; at least one."""
+        return max(1, min(self.rows, size * self.rows // max(1, self.run_bytes)))
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -167,10 +176,28 @@ def sizes_of(path: Path, folder: Path | None = None) -> Sizes:
 
 
 def predict(
-    sizes: Sizes, steps: Iterable[Step] | None, formats: Iterable[Format] = (), *, learns: bool = False
+    sizes: Sizes,
+    steps: Iterable[Step] | None,
+    formats: Iterable[Format] = (),
+    *,
+    learns: bool = False,
+    rounding: int = 0,
 ) -> Estimate:
-    """The peak of a Job with these steps and formats; steps None: a search. Of what learns, without its steps' numbers."""
+    """The peak of a Job.
+
+    Args:
+        sizes: of its source.
+        steps: None: a search.
+        formats: that it writes.
+        learns: whether a network is trained; what a step of that takes is told later (`training.room`).
+        rounding: bytes that rounding by data takes beside the model, where it is known (`steps.gram`).
+    """
+    steps = None if steps is None else tuple(steps)
     found = _without_learning(sizes, steps, formats)
+    if rounding and not sizes.large:
+        # Not while onnxruntime's quantizer runs.
+        held = BASE_BYTES + int(HELD_FACTOR * max(sizes.weights, sizes.file))
+        found = max(found, Estimate(held + rounding, ROUNDING), key=lambda e: e.peak)
     return Estimate(found.peak + LEARNING_BYTES, found.phase) if learns else found
 
 
@@ -222,6 +249,12 @@ def in_use() -> int:
             info = process.memory_info()
             found += info.rss - getattr(info, "shared", 0)  # told on Linux
     return found
+
+
+def give_back() -> None:
+    """What was freed and the C library keeps for later goes back to the system, where it can (glibc)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def limit(root: Path = Path("/")) -> Limit:
@@ -310,9 +343,9 @@ def plan_runs(request: int, estimate: Estimate, allowed: Limit, *, lanes: int = 
     if found.peak > left:
         needed = estimate.peak + found.peak
         raise InputError(
-            f"compressing this model takes about {format_bytes(needed)} of memory (while it answers one request, its own numbers"
+            f"compressing this model takes about {format_bytes(needed)} of memory ({estimate.phase}; while it answers one request, its own numbers"
             f" take {format_bytes(request)}, for the source and for a candidate), and {allowed.too_little(needed)}; or give data"
-            " with smaller inputs",
+            f" with smaller inputs{', or none in data.calibration' if estimate.phase == ROUNDING else ''}",
             reason=INSUFFICIENT_MEMORY,
         )
     return found

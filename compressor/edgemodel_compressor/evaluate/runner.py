@@ -139,8 +139,7 @@ def batch_rows(run: Run, data: Batches, *, fixed: int | None, most: int = BATCH_
     """
     if fixed is not None:
         return fixed
-    row_bytes = sum(a.nbytes for a in data.take(1, 0).values())
-    rows = int(min(most, BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+    rows = min(most, most_rows(data))
     if rows < 2 or data.samples < 2:
         return 1
     feeds = data.take(min(rows, TRIED_ROWS), 0)
@@ -158,6 +157,12 @@ def batch_rows(run: Run, data: Batches, *, fixed: int | None, most: int = BATCH_
         if joined.shape != whole.shape or not _close(joined, whole):
             return 1
     return rows
+
+
+def most_rows(data: Batches) -> int:
+    """Of one run, whatever the model: so that inputs stay small. Hangs on the data alone."""
+    row_bytes = sum(a.nbytes for a in data.take(1, 0).values())
+    return int(min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
 
 def _close(a: Array, b: Array) -> bool:

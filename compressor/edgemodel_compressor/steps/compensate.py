@@ -91,30 +91,40 @@ class Encoder:
 
     Attributes:
         grams: by the weights' names.
-        compensated: names of weights that were, in any encoding.
+        compensated: names of weights whose numbers are others for it.
     """
 
     grams: Mapping[str, Gram]
     compensated: set[str] = field(default_factory=set)
-    _known: dict[tuple[str, Encoding], Stored] = field(default_factory=dict)
+    _known: dict[tuple[str, Encoding], tuple[Stored, bool]] = field(default_factory=dict)
+
+    def anew(self) -> Encoder:
+        """One that counts for itself, and remembers the same."""
+        return replace(self, compensated=set())
 
     def __call__(self, weight: Weight, values: npt.NDArray[Any], encoding: Encoding) -> Stored | None:
         """The stored form; None where the type cannot hold the weight."""
         key = (weight.name, encoding)
-        if key in self._known:
-            return self._known[key]
-        stored = encode(values, weight.channel_axes, encoding)
-        gram = self.grams.get(weight.name)
-        if stored is None or stored.scales is None or gram is None or not gram.fits(values.shape):
-            return stored
-        zeros = values == 0
-        stored = compensate(
-            values, stored, gram, limits=limits_of(encoding), zeros=zeros if zeros.any() else None, dead=encoding.dead
-        )
-        self.compensated.add(weight.name)
-        self._known[key] = stored
-        while len(self._known) > 1 and sum(s.numbers.size for s in self._known.values()) > _REMEMBERED:
-            del self._known[next(iter(self._known))]
+        if key not in self._known:
+            plain = encode(values, weight.channel_axes, encoding)
+            gram = self.grams.get(weight.name)
+            if plain is None or plain.scales is None or gram is None or not gram.fits(values.shape):
+                return plain
+            zeros = values == 0
+            found = compensate(
+                values,
+                plain,
+                gram,
+                limits=limits_of(encoding),
+                zeros=zeros if zeros.any() else None,
+                dead=encoding.dead,
+            )
+            self._known[key] = found, not np.array_equal(found.numbers, plain.numbers)
+            while len(self._known) > 1 and sum(s.numbers.size for s, _ in self._known.values()) > _REMEMBERED:
+                del self._known[next(iter(self._known))]
+        stored, differs = self._known[key]
+        if differs:
+            self.compensated.add(weight.name)
         return stored
 
 

@@ -77,11 +77,14 @@ def distill(
     from edgemodel_compressor.training.teach import probe, teach
 
     check(teacher, step, student)
-    rows = probe(teacher, data, room).rows
+    theirs = probe(teacher, data, room)
     if student is None:
-        found = students.derive(teacher, step.student, method=step.method, seed=seed, rows=rows)
+        found = students.derive(
+            teacher, step.student, method=step.method, seed=seed, rows=theirs.rows, at_once=theirs.at_once
+        )
     else:
-        found = students.given(teacher, student, method=step.method, seed=seed, rows=probe(student, data, room).rows)
+        ours = probe(student, data, room)
+        found = students.given(teacher, student, method=step.method, seed=seed, rows=ours.rows, at_once=ours.at_once)
     transfers = step.method is DistillMethod.PARAMETER
     lesson = Lesson(
         temperature=float(step.temperature),

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import Progress
 from edgemodel_api.quantities import counted
-from edgemodel_compressor.evaluate.runner import Array, Arrays, Run, batch_rows, runner
+from edgemodel_compressor.evaluate.runner import Array, Arrays, Run, batch_rows, most_rows, runner
 from edgemodel_compressor.formats.onnx_model import open_session
 from edgemodel_compressor.formats.signature import fixed_batch, inputs_of
 from edgemodel_compressor.progress import Report
@@ -171,9 +171,25 @@ def model_runner(model: Any) -> Run:
     return runner(open_session(model.SerializeToString(deterministic=True)))
 
 
-def rows_at_once(run: Run, model: Any, data: TrainingSet, room: Room) -> int:
-    """How many rows one run gets: the model's fixed batch, or as many as fit and answer together as they do apart."""
-    return batch_rows(run, _Batches(data), fixed=fixed_batch(inputs_of(model.graph)), most=room.rows)
+def rows_at_once(run: Run, model: Any, data: TrainingSet, room: Room) -> tuple[int, int]:
+    """(how many rows say what there is to say, how many one run gets).
+
+    The first is the model's fixed batch, or as many as answer together as they do apart; it hangs on model and data alone. The
+    second is less where fewer fit into memory.
+    """
+    fixed, batches = fixed_batch(inputs_of(model.graph)), _Batches(data)
+    # Two show as well as more whether rows can be joined.
+    together = batch_rows(run, batches, fixed=fixed, most=max(2, room.rows))
+    if fixed is not None or together == 1:
+        return together, together
+    return most_rows(batches), max(1, min(room.rows, together))
+
+
+def in_parts(run: Run, rows: Arrays, at_once: int) -> Iterator[Arrays]:
+    """Answers for rows, so many at a time."""
+    count = min(len(a) for a in rows.values())
+    for begin in range(0, count, at_once):
+        yield run({name: a[begin : begin + at_once] for name, a in rows.items()})
 
 
 def spread(samples: int, count: int) -> Rows:

@@ -23,11 +23,11 @@ from onnx import helper
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import counted
-from edgemodel_compressor.evaluate.runner import Arrays
+from edgemodel_compressor.evaluate.runner import BATCH_ROWS, Arrays
 from edgemodel_compressor.steps.graph import constant_values, copy_of, sort_nodes, subgraphs, uses_of
 from edgemodel_compressor.steps.prepare import infer_shapes
 
-from .answers import model_runner
+from .answers import in_parts, model_runner
 from .heads import with_outputs
 from .segments import Segment, segments_of
 
@@ -93,13 +93,16 @@ def runs(model: Any) -> tuple[Run, ...]:
     return (*found, Run(tuple(singles), 0)) if singles else tuple(found)
 
 
-def shallower(model: Any, share: float, *, rows: Arrays | None = None) -> tuple[Any, int, int]:
+def shallower(
+    model: Any, share: float, *, rows: Arrays | None = None, at_once: int = BATCH_ROWS
+) -> tuple[Any, int, int]:
     """A copy with about this share of its units.
 
     Args:
         model: ModelProto.
         share: of the units of each run, rounded half up; one of repeated ones always stays.
         rows: a few rows: the units that turn them least go first. None: evenly spread ones stay.
+        at_once: how many of them one run gets.
 
     Returns:
         The copy, how many units there were, and how many stayed.
@@ -114,7 +117,7 @@ def shallower(model: Any, share: float, *, rows: Arrays | None = None) -> tuple[
             "student.depth: the model has no repeated or residual blocks whose input and output have the same shape: use"
             " student.width or student.rank"
         )
-    influence = None if rows is None else _influence(model, found, rows)
+    influence = None if rows is None else _influence(model, found, rows, at_once)
     dropped: list[Unit] = []
     for run in found:
         keep = max(run.least, math.floor(share * len(run.units) + 0.5))
@@ -153,18 +156,19 @@ def _repetition(segments: Sequence[Segment], index: int) -> tuple[int, int]:
     return 1, 1
 
 
-def _influence(model: Any, found: Sequence[Run], rows: Arrays) -> dict[str, float]:
+def _influence(model: Any, found: Sequence[Run], rows: Arrays, at_once: int) -> dict[str, float]:
     """By exit: 1 − the mean cosine between what goes into a unit and what comes out."""
     tensors = list(dict.fromkeys(t for r in found for u in r.units for t in (u.entry, u.exit)))
     inputs = {i.name for i in model.graph.input}
-    says = {**rows, **model_runner(with_outputs(model, [t for t in tensors if t not in inputs]))(rows)}
-    result = {}
-    for run in found:
-        for unit in run.units:
-            a, b = (says[t].astype(np.float64).reshape(len(says[t]), -1) for t in (unit.entry, unit.exit))
-            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-            result[unit.exit] = float(1 - np.mean((a * b).sum(axis=1) / np.maximum(norms, 1e-12)))
-    return result
+    ask = model_runner(with_outputs(model, [t for t in tensors if t not in inputs]))
+    cosines: dict[str, list[Floats]] = {}
+    for says in in_parts(lambda some: {**some, **ask(some)}, rows, at_once):
+        for run in found:
+            for unit in run.units:
+                a, b = (says[t].astype(np.float64).reshape(len(says[t]), -1) for t in (unit.entry, unit.exit))
+                norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+                cosines.setdefault(unit.exit, []).append((a * b).sum(axis=1) / np.maximum(norms, 1e-12))
+    return {name: float(1 - np.mean(np.concatenate(parts))) for name, parts in cosines.items()}
 
 
 def _without(model: Any, dropped: Sequence[Unit]) -> Any:

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import numpy_helper
 
-from edgemodel_compressor.evaluate.runner import Arrays
+from edgemodel_compressor.evaluate.runner import BATCH_ROWS, Arrays
 from edgemodel_compressor.steps.graph import array_of, attribute, is_standard
 from edgemodel_compressor.steps.weights import Weight, weights
 
-from .answers import model_runner
+from .answers import in_parts, model_runner
 from .convert import with_parameters
 from .heads import with_outputs
 
@@ -46,18 +46,19 @@ _NORMS = {
 }  # fmt: skip
 
 
-def initialised(model: Any, *, seed: int, rows: Arrays) -> Any:
+def initialised(model: Any, *, seed: int, rows: Arrays, at_once: int = BATCH_ROWS) -> Any:
     """A copy with random weights.
 
     Args:
         model: ModelProto.
         seed: of the numbers.
         rows: a few rows of the inputs, by which the layers are scaled.
+        at_once: how many of them one run gets.
 
     Raises:
         InputError: the model fails on the rows.
     """
-    return _scaled(with_parameters(model, dict(_random(model, seed))), rows)
+    return _scaled(with_parameters(model, dict(_random(model, seed))), rows, at_once)
 
 
 def _random(model: Any, seed: int) -> Iterator[tuple[str, Array]]:
@@ -144,12 +145,12 @@ def _recurrent_bias(node: Any, shape: tuple[int, ...]) -> Array:
     return bias
 
 
-def _scaled(model: Any, rows: Arrays) -> Any:
+def _scaled(model: Any, rows: Arrays, at_once: int) -> Any:
     """Each layer's weights divided by the standard deviation of its output, first layers first: then it is 1."""
     tensors = {t.name: t for t in model.graph.initializer}
     for name, output in _layers(model):
-        says = model_runner(with_outputs(model, [output]))(rows)[output]
-        deviation = float(np.std(says.astype(np.float64)))
+        parts = in_parts(model_runner(with_outputs(model, [output])), rows, at_once)
+        deviation = float(np.std(np.concatenate([p[output].ravel() for p in parts]).astype(np.float64)))
         if math.isfinite(deviation) and deviation > 1e-12:
             values = array_of(tensors[name])
             scaled = (values.astype(np.float64) / deviation).astype(values.dtype)

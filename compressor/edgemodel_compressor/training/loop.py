@@ -7,8 +7,8 @@ the last bits, which learning then amplifies: quality agrees, bytes need not.
 
 A loss that is no longer finite ends the attempt: it begins anew with a tenth of the learning rate, twice at most.
 
-A step that does not fit into memory is computed in equal parts, whose gradients are added: the same but for the last bits, as losses
-are means over rows.
+A step that does not fit into memory is computed in parts, whose gradients are added by their rows: the same but for the last bits, as
+losses are means over rows.
 
 Sources: Kingma and Ba 2015 (Adam, arXiv:1412.6980); Loshchilov and Hutter 2017 (cosine decay, arXiv:1608.03983).
 """
@@ -28,6 +28,7 @@ import optax  # type: ignore[import-untyped]
 
 from edgemodel_api.errors import InputError
 from edgemodel_api.job import Progress
+from edgemodel_compressor.memory import give_back
 from edgemodel_compressor.progress import Report
 
 from .checkpoint import Checkpoint, number
@@ -178,7 +179,7 @@ class Learning:
         self._total = self._steps * settings.epochs
         self._loss = jax.jit(task.loss)
         self._notes: list[str] = []
-        self._parts = 1
+        self._at_once = self._batch
         #: Of the latest attempt: `fit` compiles what the first one uses.
         self._compiled: tuple[int, _Functions] | None = None
 
@@ -188,12 +189,11 @@ class Learning:
         Raises:
             InputError: no part of it fits (reason InsufficientMemory).
         """
-        unit = self._settings.unit
-        self._parts = room.parts(self._batch // unit, self._needed, unit=unit)
-        if self._parts > 1:
+        self._at_once = room.for_step(self._batch, self._needed, unit=self._settings.unit)
+        if self._at_once < self._batch:
             self._notes.append(
-                f"a step's {self._batch} rows were learned in {self._parts} parts, so that they fit into memory: with more of it"
-                " learning is quicker, and the last bits of the result differ"
+                f"a step's {self._batch} rows were learned {self._at_once} at a time, so that they fit into memory: with more of it"
+                " learning is quicker, and may come to another result, as the last bits differ"
             )
 
     def run(self) -> Learned:
@@ -249,42 +249,47 @@ class Learning:
         return True
 
     def _updating(self, attempt: int) -> Update:
-        functions, batch, parts = self._functions(attempt), self._task.batch, self._parts
+        functions, batch, at_once = self._functions(attempt), self._task.batch, self._at_once
 
+        # Waited for: while JAX computes, it would take one batch after the other, and keep them all.
         def whole(parameters: Parameters, state: Any, masks: dict[str, Any], rows: Rows) -> tuple[Any, Any, Any]:
-            found: tuple[Any, Any, Any] = functions.update(parameters, state, masks, batch(rows))
+            found: tuple[Any, Any, Any] = _done(functions.update(parameters, state, masks, batch(rows)))
             return found
 
         def in_parts(parameters: Parameters, state: Any, masks: dict[str, Any], rows: Rows) -> tuple[Any, Any, Any]:
             total = None
-            for some in np.split(rows, parts):
-                # Waited for: two parts at a time would take the memory of two.
-                found = jax.block_until_ready(  # type: ignore[no-untyped-call]
-                    functions.gradients(parameters, masks, batch(some))
-                )
+            for begin in range(0, len(rows), at_once):
+                some = rows[begin : begin + at_once]
+                share, found = len(some) / len(rows), _done(functions.gradients(parameters, masks, batch(some)))
+                found = jax.tree.map(lambda v, share=share: v * share, found)
                 total = found if total is None else jax.tree.map(jnp.add, total, found)
-            loss, gradients = jax.tree.map(lambda v: v / parts, total)
-            return *functions.changed(parameters, state, masks, gradients), loss
+            assert total is not None
+            loss, gradients = total
+            return *_done(functions.changed(parameters, state, masks, gradients)), loss
 
-        return whole if parts == 1 else in_parts
+        return whole if at_once == self._batch else in_parts
 
-    def _needed(self, parts: int) -> int:
-        """Bytes of a step that is computed in so many parts, from what is compiled for it."""
-        functions, state = self._functions(0), self._template()
+    def _needed(self, rows: int) -> int:
+        """Bytes of a step that is computed so many rows at a time, from what is compiled for it."""
+        state, functions = self._template(), self._functions(0)
         masks = {} if self._task.masks is None else self._masks(0, state.parameters)
-        rows = self._batch // parts
-        shapes = self._task.shapes
+        shapes, parameters = self._task.shapes, state.parameters
         batch = self._task.batch(self._task.rows.train[:rows]) if shapes is None else shapes(rows)
-        if parts == 1:
-            lowered = functions.update.lower(state.parameters, state.optimizer, masks, batch)
-        else:
-            lowered = functions.gradients.lower(state.parameters, masks, batch)
-        found = lowered.compile().memory_analysis()
-        if found is None:
-            return 0
+        one = _bytes(parameters)
+        # Those that the epoch began with, that a step begins with and that it makes, each with the optimizer's; and the best ones.
         # A batch is there twice: numpy's, and XLA's.
-        held = int(2 * found.argument_size_in_bytes + found.output_size_in_bytes)
-        return int(STEP_FACTOR * found.temp_size_in_bytes) + held + STEP_BYTES
+        held = 3 * (one + _bytes(state.optimizer)) + one + _bytes(masks) + 2 * _bytes(batch)
+        if rows == self._batch:
+            compiled = [functions.update.lower(parameters, state.optimizer, masks, batch)]
+        else:
+            compiled = [
+                functions.gradients.lower(parameters, masks, batch),
+                functions.changed.lower(parameters, state.optimizer, masks, parameters),
+            ]
+            held += 3 * one  # gradients: of a part, times its share, and all of them
+        said = [lowered.compile().memory_analysis() for lowered in compiled]
+        computing = max((int(s.temp_size_in_bytes) for s in said if s is not None), default=0)
+        return int(STEP_FACTOR * computing) + held + STEP_BYTES
 
     def _functions(self, attempt: int) -> _Functions:
         if self._compiled is None or self._compiled[0] != attempt:
@@ -325,12 +330,12 @@ class Learning:
         """Means of loss and quality over the held-out rows."""
         rows = self._task.rows.held_out
         loss = quality = 0.0
-        at_once = self._batch // self._parts
-        for begin in range(0, len(rows), at_once):
-            some = rows[begin : begin + at_once]
+        for begin in range(0, len(rows), self._at_once):
+            some = rows[begin : begin + self._at_once]
             one, other = self._loss(parameters, self._task.batch(some))
             loss += float(one) * len(some)
             quality += float(other) * len(some)
+        give_back()
         return loss / len(rows), quality / len(rows)
 
     # Beginning, going on, ending.
@@ -438,6 +443,15 @@ class Learning:
 
 def _masked(parameters: Parameters, masks: Mapping[str, Any]) -> Parameters:
     return {name: jnp.where(masks[name], v, 0.0) if name in masks else v for name, v in parameters.items()}
+
+
+def _done(found: Any) -> Any:
+    return jax.block_until_ready(found)  # type: ignore[no-untyped-call]
+
+
+def _bytes(tree: Any) -> int:
+    """Of arrays, or of what says their shapes and types."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _leaves(state: _State) -> tuple[list[npt.NDArray[Any]], Any]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgemodel_api.edgemodel import DistillMethod, PruneMethod, Student
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import counted, parse_percent
-from edgemodel_compressor.evaluate.runner import Arrays
+from edgemodel_compressor.evaluate.runner import BATCH_ROWS, Arrays
 from edgemodel_compressor.steps.graph import copy_of
 from edgemodel_compressor.steps.prepare import prepare
 from edgemodel_compressor.steps.shrink import channel_groups, keep_by_share, shrink
@@ -46,7 +46,9 @@ class Derived:
     notes: tuple[str, ...] = ()
 
 
-def derive(teacher: Any, student: Student, *, method: DistillMethod, seed: int, rows: Arrays) -> Derived:
+def derive(
+    teacher: Any, student: Student, *, method: DistillMethod, seed: int, rows: Arrays, at_once: int = BATCH_ROWS
+) -> Derived:
     """The student that `width`, `depth` and `rank` ask for.
 
     Args:
@@ -55,6 +57,7 @@ def derive(teacher: Any, student: Student, *, method: DistillMethod, seed: int, 
         method: Parameter keeps the teacher's weights, Knowledge draws new ones.
         seed: of the new ones.
         rows: a few rows of the teacher's inputs, as many as its batch where that is fixed.
+        at_once: how many of them one run gets.
 
     Raises:
         InputError: nothing of the teacher can be made smaller in that way.
@@ -64,7 +67,9 @@ def derive(teacher: Any, student: Student, *, method: DistillMethod, seed: int, 
     kept: dict[str, Indices] = {}
     before = _numbers(model)
     if student.depth is not None:
-        model, total, stayed = shallower(model, parse_percent(student.depth), rows=rows if transfers else None)
+        model, total, stayed = shallower(
+            model, parse_percent(student.depth), rows=rows if transfers else None, at_once=at_once
+        )
         of = f"of {total} repeated blocks"
         notes.append(f"depth {student.depth}: {counted(stayed, f'{of} stays', f'{of} stay')}")
     if student.width is not None:
@@ -79,12 +84,14 @@ def derive(teacher: Any, student: Student, *, method: DistillMethod, seed: int, 
             )
         notes.append(f"rank {student.rank}: {counted(count, 'weight')} became two smaller ones")
     if not transfers:
-        model = initialised(model, seed=seed, rows=rows)
+        model = initialised(model, seed=seed, rows=rows, at_once=at_once)
     notes = [f"the student has {_numbers(model):,} weights, the teacher {before:,} ({'; '.join(notes)})"]
     return Derived(model, kept, tuple(notes))
 
 
-def given(teacher: Any, student: Any, *, method: DistillMethod, seed: int, rows: Arrays) -> Derived:
+def given(
+    teacher: Any, student: Any, *, method: DistillMethod, seed: int, rows: Arrays, at_once: int = BATCH_ROWS
+) -> Derived:
     """A student from a file. It starts from the file's weights.
 
     A weight whose numbers are all the same cannot learn anything of its own and is drawn anew. With Parameter, weights
@@ -96,7 +103,7 @@ def given(teacher: Any, student: Any, *, method: DistillMethod, seed: int, rows:
     model, notes = copy_of(student), []
     constant = [w.name for w in weights(model) if w.size > 1 and float(np.ptp(w.values())) == 0.0]
     if constant:
-        fresh = initialised(model, seed=seed, rows=rows)
+        fresh = initialised(model, seed=seed, rows=rows, at_once=at_once)
         drawn = {t.name: t for t in fresh.graph.initializer}
         everything = len(constant) == len(weights(model))
         for tensor in model.graph.initializer:

@@ -21,9 +21,10 @@ from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import counted
 from edgemodel_compressor.evaluate.runner import Arrays
 from edgemodel_compressor.formats.signature import fixed_batch, inputs_of
+from edgemodel_compressor.memory import give_back
 from edgemodel_compressor.progress import Report
 
-from .answers import Answers, model_runner, rows_at_once, spread
+from .answers import Answers, in_parts, model_runner, rows_at_once, spread
 from .checkpoint import Checkpoint, content_key
 from .convert import differentiable, with_parameters
 from .data import TrainingSet, split
@@ -120,6 +121,7 @@ def teach(
         learning = Learning(task, settings, checkpoint=Checkpoint(work_dir, key, what), report=report, stage=what)
         learning.fit(room)
         answers.keep(work_dir, report)
+        give_back()
         learned = learning.run()
     more = [*notes, *learned.notes]
     if rows.shared:
@@ -138,7 +140,7 @@ class Probe:
         rows: its inputs.
         says: its outputs.
         unit: how many rows it must get at a time when it learns (1: it takes any number).
-        alone: whether it takes any number, but answers several together otherwise than each alone, or may.
+        alone: whether it takes any number, but answers several together otherwise than each alone.
         at_once: how many it gets when it only answers.
     """
 
@@ -169,13 +171,16 @@ def probe(model: Any, data: TrainingSet, room: Room) -> Probe:
         )
     run = model_runner(model)
     fixed = fixed_batch(inputs_of(model.graph))
-    at_once = rows_at_once(run, model, data, room)
+    telling, at_once = rows_at_once(run, model, data, room)
     # A fixed batch: its last row again, where there are too few. Else as many as answer together as they do apart.
-    count = at_once if fixed is not None else min(PROBE_ROWS, at_once)
+    count = telling if fixed is not None else min(PROBE_ROWS, telling)
     numbers = spread(data.samples, count)
     numbers = np.concatenate([numbers, np.repeat(numbers[-1:], count - len(numbers))]) if fixed is not None else numbers
     rows = data.take(numbers)
-    return Probe(rows, run(rows), fixed or 1, fixed is None and at_once == 1 and data.samples > 1, at_once)
+    parts = list(in_parts(run, rows, at_once))
+    give_back()
+    says = {name: np.concatenate([p[name] for p in parts]) if len(parts) > 1 else a for name, a in parts[0].items()}
+    return Probe(rows, says, fixed or 1, fixed is None and telling == 1 and data.samples > 1, at_once)
 
 
 def _not_preprocessing(model: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, checker
+from onnx import TensorProto, checker, numpy_helper
 
 from edgemodel_api.edgemodel import DistillStep
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.steps.distill import check, distill
 from edgemodel_compressor.training.data import TrainingSet
+from edgemodel_compressor.training.room import Room
 
 pytest.importorskip("jax")
 
@@ -188,3 +189,23 @@ def test_without_jax_the_extra_is_named(build, monkeypatch):
     monkeypatch.setitem(sys.modules, "optax", None)
     with pytest.raises(InputError, match=r"edgemodel\[train\]"):
         check(build.mlp(), step(), None)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("method", "student"), [("Parameter", {"depth": "50%"}), ("Knowledge", {"width": "50%"})])
+def test_the_memory_decides_only_how_many_rows_are_asked_at_a_time(build, tmp_path, silent, rows, method, student):
+    teacher = build.residual(4)
+    x = build.normal(3, 60, 1, 6, 6)
+    x[0] = 0  # of one row alone nothing would be learned
+    wide, narrow = (
+        distill(
+            teacher, step(method=method, student=student), student=None, data=TrainingSet.of({"x": x}),
+            work_dir=tmp_path / str(room.rows), seed=0, progress=silent, room=room,
+        )
+        for room in (Room(), Room(rows))
+    )  # fmt: skip
+    assert narrow.notes[1:] == wide.notes[1:]
+    tensors = [{t.name: numpy_helper.to_array(t) for t in d.model.graph.initializer} for d in (wide, narrow)]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, value in tensors[0].items():
+        assert np.allclose(value, tensors[1][name], rtol=1e-3, atol=1e-5), name

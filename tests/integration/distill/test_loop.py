@@ -214,31 +214,33 @@ def test_growing_masks(tmp_path):
     assert found.parameters["w"][3] != 0
 
 
-class Halves(Room):
-    """Cut into so many parts whatever is free."""
+class Few(Room):
+    """So many rows at a time, whatever is free."""
 
-    def parts(self, units, needed, *, unit=1):
-        assert needed(1) > needed(units) > 0
+    def for_step(self, batch, needed, *, unit=1):
+        assert needed(batch) > 0
+        assert needed(self.rows) > 0
         return self.rows
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_step_in_parts_learns_the_same(tmp_path, masked):
+def test_a_step_in_parts_learns_the_same(tmp_path, masked, rows):
     held = {"w": np.array([True, True, False, True])}
     masks = Masks(lambda _step, _p: held, every=3, settled=0) if masked else None
     whole, parts = (
-        run(tmp_path / name, task(masks=masks), room=room) for name, room in (("a", Room()), ("b", Halves(rows=4)))
+        run(tmp_path / name, task(masks=masks), room=room) for name, room in (("a", Room()), ("b", Few(rows)))
     )
     assert np.allclose(whole.history, parts.history, rtol=1e-4)
     assert np.allclose(whole.parameters["w"], parts.parameters["w"], rtol=1e-4)
     assert not masked or parts.parameters["w"][2] == 0
     assert whole.notes == ()
-    assert parts.notes[0].startswith("a step's 8 rows were learned in 4 parts, so that they fit into memory")
-    same(parts, run(tmp_path / "c", task(masks=masks), room=Halves(rows=4)))
+    assert parts.notes[0].startswith(f"a step's 8 rows were learned {rows} at a time, so that they fit into memory")
+    same(parts, run(tmp_path / "c", task(masks=masks), room=Few(rows)))
 
 
 def test_what_a_step_takes_is_told_beforehand():
-    """In a process of its own: unfolded convolutions, whose memory XLA does not tell."""
+    """In a process of its own: unfolded convolutions, whose memory XLA does not tell; and of many steps as of one."""
     told, taken = json.loads(
         subprocess.run(
             [sys.executable, "-c", CONVOLUTIONS],
@@ -262,7 +264,7 @@ import tempfile, threading, time
 
 rng = np.random.default_rng(0)
 start = {"a": rng.normal(size=(16, 3, 3, 3)) / 5, "b": rng.normal(size=(16, 16, 3, 3)) / 12}
-x = rng.normal(size=(40, 3, 96, 96)).astype("f4")
+x = rng.normal(size=(400, 3, 96, 96)).astype("f4")
 
 def loss(parameters, batch):
     y = batch["x"]
@@ -271,10 +273,10 @@ def loss(parameters, batch):
     return (y**2).mean(), y.mean()
 
 class Tell(Room):
-    def parts(self, units, needed, *, unit=1):
+    def for_step(self, batch, needed, *, unit=1):
         global told
-        told = needed(1)
-        return 1
+        told = needed(batch)
+        return batch
 
 learning = Learning(
     Task(start=start, loss=loss, batch=lambda rows: {"x": x[rows]}, rows=split(len(x), seed=0)),

@@ -10,13 +10,14 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgemodel_api import reasons
 from edgemodel_api.errors import InputError
 from edgemodel_compressor.evaluate.runner import BATCH_ROWS
 from edgemodel_compressor.footprint import footprint
-from edgemodel_compressor.memory import RUN_BYTES, SESSIONS, Estimate, Limit, plan_runs
+from edgemodel_compressor.memory import RUN_BYTES, SESSIONS, Estimate, Limit, Sizes, plan_runs, predict
+from edgemodel_compressor.steps.gram import taken
 
 MIB = 2**20
 
@@ -167,6 +168,13 @@ def test_whatever_runs_fits_or_is_refused(request: int, mebibytes: int, lanes: i
     assert found.rows == 1 or found.run_bytes <= RUN_BYTES
 
 
+def test_rows_within_a_size():
+    assert plan_runs(4 * MIB, BASE, limit(4096)).within(32 * MIB) == 8
+    assert plan_runs(100 * MIB, BASE, limit(4096)).within(32 * MIB) == 1
+    assert plan_runs(0, BASE, limit(4096)).within(MIB) == BATCH_ROWS
+    assert plan_runs(1, BASE, limit(4096)).within(MIB) == BATCH_ROWS
+
+
 def test_small_models_run_as_many_rows_as_ever():
     assert plan_runs(MIB, BASE, limit(4096)).rows == BATCH_ROWS
 
@@ -182,6 +190,33 @@ def test_a_large_image_that_does_not_fit_is_refused_with_the_numbers():
         plan_runs(1000 * MIB, BASE, limit(2048))
     assert caught.value.reason == reasons.INSUFFICIENT_MEMORY
     assert caught.value.message == (
-        "compressing this model takes about 2.1 GiB of memory (while it answers one request, its own numbers take 1000.0 MiB, for the source"
+        f"compressing this model takes about 2.1 GiB of memory ({BASE.phase}; while it answers one request, its own numbers take 1000.0 MiB, for the source"
         " and for a candidate), and 2.0 GiB are what it may take: raise it to at least 2.2 GiB; or give data with smaller inputs"
     )
+
+
+def test_rounding_by_data_that_does_not_fit_says_that_it_can_be_left_out():
+    sizes = Sizes(3 * MIB, MIB, 3 * MIB)
+    alone, rounded = predict(sizes, []), predict(sizes, [], rounding=400 * MIB)
+    assert rounded.peak - alone.peak == (400 - 6 * 3) * MIB
+    assert predict(sizes, [], rounding=MIB) == alone
+    with pytest.raises(
+        InputError, match=r"\(rounding weights by the calibration data; while .* or none in data\.calibration$"
+    ):
+        plan_runs(MIB, rounded, limit(500))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_what_rounding_takes(groups):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], group=groups), helper.make_node("Conv", ["y", "v"], ["z"])]
+    tensors = {"w": np.zeros((16, 8 // groups, 3, 3), "f4"), "v": np.zeros((4, 16, 1, 1), "f4")}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 9, 9])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    first = groups * (8 * 9 // groups) ** 2
+    assert taken(model) == 16 * (first + 16**2) + 32 * first

@@ -1,4 +1,4 @@
-"""In how many parts a step is learned: the fewest that fit, or a refusal with the numbers."""
+"""How many rows of a step are learned at a time: as many as fit, or a refusal with the numbers."""
 
 from __future__ import annotations
 
@@ -23,44 +23,51 @@ def room(mebibytes: int) -> Room:
 
 @pytest.fixture(autouse=True)
 def held(monkeypatch):
-    monkeypatch.setattr(module, "in_use", lambda: 436 * MIB)
-    assert module.SPARE_BYTES == 64 * MIB
+    monkeypatch.setattr(module, "in_use", lambda: 372 * MIB)
+    assert module.SPARE_BYTES == 128 * MIB
 
 
 def test_without_a_limit_nothing_is_asked():
-    assert Room().parts(32, lambda parts: pytest.fail(str(parts))) == 1
+    assert Room().for_step(32, lambda rows: pytest.fail(str(rows))) == 32
 
 
 @given(
     units=st.integers(1, 200),
+    unit=st.integers(1, 4),
     row=st.integers(1, 20),
-    common=st.integers(0, 200),
+    common=st.integers(0, 2000),
     left=st.integers(0, 3000),
 )
-def test_the_parts_fit_and_divide_the_rows(units, row, common, left):
+def test_as_many_rows_as_fit(units, unit, row, common, left):
     asked = []
 
-    def needed(parts):
-        asked.append(parts)
-        return (common + row * units // parts) * MIB
+    def needed(rows):
+        asked.append(rows)
+        return (common + row * rows) * MIB
 
     try:
-        found = room(500 + left).parts(units, needed)
+        found = room(500 + left).for_step(units * unit, needed, unit=unit)
     except InputError:
-        assert needed(units) > left * MIB
+        assert needed(unit) > left * MIB
         return
-    assert units % found == 0
+    assert found % unit == 0
+    assert 0 < found <= units * unit
     assert needed(found) <= left * MIB
+    assert found == units * unit or needed(found + 2 * unit) > left * MIB
     # Compiling takes seconds.
-    assert len(asked) <= 8
-    if common == 0:
-        fewer = [d for d in range(1, found) if units % d == 0]
-        assert not fewer or needed(fewer[-1]) > left * MIB
+    assert len(asked) <= 6
+
+
+def test_parts_that_are_as_large_as_the_whole_are_not_tried_for_ever():
+    asked = []
+    with pytest.raises(InputError):
+        room(600).for_step(64, lambda rows: asked.append(rows) or 200 * MIB)
+    assert len(asked) <= 3
 
 
 def test_what_does_not_fit_says_what_to_change():
     with pytest.raises(InputError) as caught:
-        room(1000).parts(4, lambda parts: 4000 * MIB // parts, unit=8)
+        room(1000).for_step(32, lambda rows: 125 * rows * MIB, unit=8)
     assert caught.value.reason == reasons.INSUFFICIENT_MEMORY
     assert str(caught.value) == (
         "learning takes about 1000.0 MiB of memory for 8 rows at a time, beside 500.0 MiB that the Job holds already, and 1000.0 MiB"

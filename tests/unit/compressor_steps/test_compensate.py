@@ -174,6 +174,15 @@ def test_encoder_compensates_where_inputs_are_known_and_remembers():
     assert error(values["a"], found, known).sum() < 0.5 * error(values["a"], plain, known).sum()
     assert encoder(weight["a"], values["a"], step) is found
     assert encoder(weight["a"], values["a"], INT8_WEIGHTS) is not found
+    assert encoder.compensated == {"a"}
+    again = encoder.anew()
+    assert again.compensated == set()
+    assert again(weight["a"], values["a"], step) is found
+    assert again.compensated == {"a"}
+    # Inputs that are all zero tell nothing.
+    blind = Encoder({"a": replace(known, matrix=np.zeros_like(known.matrix))})
+    assert np.array_equal(blind(weight["a"], values["a"], step).numbers, plain.numbers)
+    assert blind.compensated == set()
     # No inputs, inputs of another width, and halves, which have no steps: plainly.
     for name, encoding in (("b", step), ("c", step), ("a", FLOAT16_WEIGHTS)):
         expected = encode(values[name], (0,), encoding)

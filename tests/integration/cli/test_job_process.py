@@ -165,10 +165,18 @@ def test_an_old_record_ends_no_stranger(job):
     process.end_leftover()  # would end pytest
 
 
-def test_begun_again_the_old_result_is_gone(job):
-    process = job("result(outcome='Succeeded')")
+def test_begun_again_the_old_result_is_gone(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    process = job("""
+        if os.path.exists("begun"):
+            time.sleep(60)
+        open("begun", "w").close()
+        result(outcome='Succeeded')
+    """)
     process.begin(JOB)
     finish(process)
+    assert process.result().outcome is Outcome.SUCCEEDED
     process.begin(JOB)
-    assert process.result() is None or process.process is None
+    assert process.result() is None
     process.stop()
+    assert process.result() is None

@@ -24,7 +24,7 @@ from .recipe import Distill, Mixture, Quantize, Recipe, Reshape
 from .steps.calibrate import Ranges, calibrate
 from .steps.channels import channel_groups
 from .steps.compensate import Encoder
-from .steps.encodings import Number
+from .steps.encodings import stores_integers
 from .steps.gram import grams
 from .steps.prune import prune
 from .steps.quantize import quantizable, quantize
@@ -126,7 +126,8 @@ class Builder:
         model, quantized, notes = base.model, list[str](), [*base.notes]
         by_data: frozenset[str] = frozenset()
         for action in recipe.quantizes:
-            how = self._encoder(base, recipe.name) if self._compensated(action) else plainly
+            by_inputs = self.given and stores_integers(action.step)
+            how = self._encoder(base, recipe.name) if by_inputs else plainly
             how = how.anew() if isinstance(how, Encoder) else how
             result = quantize(
                 model,
@@ -271,10 +272,6 @@ class Builder:
             found = self._sensitivity(base, by)
             base.options = mixture.options(base.model, ladder, found, by.encoding)
         return base.options
-
-    def _compensated(self, action: Quantize) -> bool:
-        encoding = action.encoding
-        return self.given and encoding.weights_only and encoding.weight in (Number.INT8, Number.INT4)
 
     def _encoder(self, base: _Base, name: str) -> Encode:
         """Rounds by what the weights are multiplied with, where real data tells it and the model is not a large one."""

@@ -44,6 +44,7 @@ from .evaluate.serving import CHILD_BYTES
 from .formats import kept
 from .formats.walk import external_names, weight_sizes
 from .reading import open_to_read
+from .steps.encodings import computes_integers
 
 BASE_BYTES = 200 * 2**20
 #: Where activations are quantized: onnxruntime's quantizer, in a process of its own, beside the Job's.
@@ -226,10 +227,7 @@ def _without_learning(sizes: Sizes, steps: Iterable[Step] | None, formats: Itera
 
 def _computes_integers(steps: Iterable[Step] | None) -> bool:
     """Also a search may."""
-    quantized = [s.quantize for s in steps or () if s.quantize is not None]
-    return steps is None or any(
-        q.precision is Precision.INT8 and q.activations is not Activations.NONE for q in quantized
-    )
+    return steps is None or any(s.quantize is not None and computes_integers(s.quantize) for s in steps)
 
 
 def _converting(wanted: Format, size: int, held: float) -> Estimate:

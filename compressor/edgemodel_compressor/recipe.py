@@ -20,7 +20,7 @@ from edgemodel_api.edgemodel import (
 from edgemodel_api.hardware import HardwareClass
 from edgemodel_api.quantities import counted
 
-from .steps.encodings import Encoding
+from .steps.encodings import Encoding, computes_integers
 
 NAME_LIMIT = 63
 FLOAT32 = "float32"
@@ -55,7 +55,7 @@ class Quantize:
     @property
     def integer_compute(self) -> bool:
         """Whether integer kernels run: results and speed then depend on the kind of CPU."""
-        return self.step.precision is Precision.INT8 and self.step.activations is not Activations.NONE
+        return computes_integers(self.step)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemodel_api.edgemodel import Activations, Metric, Precision, Step
+from edgemodel_api.edgemodel import Metric
 from edgemodel_api.job import JobSpec, Progress
 from edgemodel_api.quantities import counted, parse_percent
 from edgemodel_oci.artifact import packed_size
@@ -28,6 +28,7 @@ from .learn import Learner
 from .measure import Judges, Lab
 from .memory import ANSWERING_BYTES, Runs, plan_runs, predict, sizes_of, whole
 from .progress import Report
+from .steps.encodings import stores_integers
 from .steps.gram import taken
 from .steps.prepare import prepare
 from .steps.selection import check_names
@@ -169,16 +170,10 @@ def _runs(job: JobSpec, inputs: Inputs, prepared: Any) -> Runs:
     lanes = job.workers or (host.cores() if _worth_workers(inputs.model.size_bytes, inputs.validation.samples) else 1)
     request = footprint(prepared, inputs.validation.take(inputs.model.fixed_batch or 1, job.seed))
     steps = job.compression.steps
-    by_data = job.data.calibration is not None and (not steps or any(map(_stores_weights_alone, steps)))
+    rounded = not steps or any(s.quantize is not None and stores_integers(s.quantize) for s in steps)
+    by_data = job.data.calibration is not None and rounded
     needed = predict(sizes, steps, job.formats, learns=learns(job), rounding=taken(prepared) if by_data else 0)
     return plan_runs(request, needed, inputs.allowed, lanes=lanes)
-
-
-def _stores_weights_alone(step: Step) -> bool:
-    quantize = step.quantize
-    if quantize is None or quantize.precision is Precision.FLOAT16:
-        return False
-    return quantize.precision is Precision.INT4 or quantize.activations is Activations.NONE
 
 
 def _worth_workers(size: int, samples: int) -> bool:

@@ -169,6 +169,16 @@ def encodings_for(step: QuantizeStep, platforms: Iterable[str]) -> tuple[Encodin
     return tuple(e for e in table if there.intersection(e.hardware_classes))
 
 
+def computes_integers(step: QuantizeStep) -> bool:
+    """Whether its encodings compute with whole numbers."""
+    return step.precision is Precision.INT8 and step.activations is not Activations.NONE
+
+
+def stores_integers(step: QuantizeStep) -> bool:
+    """Whether its encoding stores weights as whole numbers and computes in float."""
+    return step.precision is not Precision.FLOAT16 and not computes_integers(step)
+
+
 def classes_of(platforms: Iterable[str]) -> frozenset[HardwareClass]:
     """Hardware classes that machines of these platforms may be of."""
     found: set[HardwareClass] = set()

@@ -216,7 +216,7 @@ class Learning:
 
     # One epoch.
 
-    def _epoch(self, state: _State, update: Callable[..., Any]) -> bool:
+    def _epoch(self, state: _State, update: Update) -> bool:
         """Whether it went well; `state` is then one epoch on."""
         task, first = self._task, state.epoch * self._steps
         rng = np.random.default_rng([self._settings.seed, 2, state.attempt, state.epoch])

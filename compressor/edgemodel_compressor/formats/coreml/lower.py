@@ -19,7 +19,8 @@ from onnx import defs, helper, numpy_helper
 from edgemodel_api.errors import InputError
 from edgemodel_api.quantities import counted
 from edgemodel_compressor.formats.onnx_model import open_session
-from edgemodel_compressor.formats.tensors import node_label, subgraphs
+from edgemodel_compressor.formats.tensors import node_label
+from edgemodel_compressor.steps.graph import uses_of
 
 from .names import Names, plain
 
@@ -263,7 +264,7 @@ class Conversion:
         self._opsets = list(model.opset_import)
         self._ir_version = model.ir_version
         graph = model.graph
-        self.used = _used(graph)
+        self.used = frozenset(uses_of(graph))
         self.notes: list[str] = []
         self.exact: list[str] = []
         self._load(graph)
@@ -396,15 +397,6 @@ def _defaults(op: str, opset: int, domain: str) -> dict[str, Any]:
         return {}
     given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.name}
     return {name: helper.get_attribute_value(value) for name, value in given.items()}
-
-
-def _used(graph: Any) -> set[str]:
-    names = {o.name for o in graph.output}
-    for node in graph.node:
-        names.update(node.input)
-        for inner in subgraphs(node):
-            names |= _used(inner)
-    return names
 
 
 _RANDOM = frozenset(
